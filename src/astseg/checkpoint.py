@@ -1,0 +1,223 @@
+"""A run folder that a person can read: configuration, weights, training state, log.
+
+::
+
+    RUN/config.json          every setting, the preset, the data, the seed
+    RUN/model.safetensors    the weights, for use
+    RUN/training_state/      weights and optimiser in the middle of a run, to go on from; no pickle
+    RUN/log.jsonl            every number of the training, a line a step
+    RUN/metrics.json         the last evaluation
+    RUN/panels/              pictures, written during training too
+    RUN/README.md            the card: what this is and how to use it
+
+Files are written beside their place and renamed, so that what lies there is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from astseg.config import Config, from_dict, to_dict
+from astseg.model.scene import AstSeg, build
+from astseg.types import UserError
+
+__all__ = ["RunFolder", "TrainingState", "load_model", "write_json"]
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where a run stands.
+
+    Attributes:
+        phase: ``background`` or ``objects``: which of the two loops comes next.
+        step: Finished steps of that loop.
+        seconds: Seconds spent in that loop.
+        background_seconds: Seconds spent on the background loop.
+        seed: The seed of the run.
+    """
+
+    phase: str
+    step: int
+    seconds: float
+    background_seconds: float
+    seed: int
+
+
+class RunFolder:
+    """The files of one run; made when first written to.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if path.exists() and not path.is_dir():
+            raise UserError(f"'{path}' is a file, expected a run folder or a new name")
+        self.path = path
+        self.log_path = path / "log.jsonl"
+        self.panels = path / "panels"
+
+    def save_config(self, config: Config, **about: Any) -> None:
+        """Write ``config.json``; about: preset, data, seed and whatever else a reader wants to know."""
+        write_json(self.path / "config.json", {**about, **to_dict(config)})
+
+    def load_config(self) -> tuple[Config, dict[str, Any]]:
+        """The configuration, and what was said about it.
+
+        Raises:
+            UserError: No run folder, or a broken ``config.json``.
+        """
+        file = self.path / "config.json"
+        if not self.path.is_dir():
+            raise UserError(f"'{self.path}' is not there, expected a run folder made by 'astseg train'")
+        if not file.is_file():
+            raise UserError(f"'{self.path}' has no config.json, expected a run folder made by 'astseg train'")
+        try:
+            values = json.loads(file.read_text())
+            parts = {name: values.pop(name) for name in to_dict(Config())}
+        except (ValueError, KeyError, AttributeError) as error:
+            raise UserError(f"'{file}' is broken ({error}): restore it or train again") from None
+        return from_dict(parts), values
+
+    def save_weights(self, model: nn.Module) -> None:
+        """Write ``model.safetensors``."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = self.path / "model.safetensors.part"
+        save_file(_plain(model.state_dict()), temporary)
+        os.replace(temporary, self.path / "model.safetensors")
+
+    def save_state(self, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+        """Write ``training_state/``, whole or not at all."""
+        folder, temporary, old = (self.path / f"training_state{end}" for end in ("", ".part", ".old"))
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_file(_plain(model.state_dict()), temporary / "model.safetensors")
+        if optimizer is not None:
+            save_file(_optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
+        write_json(temporary / "state.json", asdict(state))
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(temporary, folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _state_folder(self) -> Path:
+        """The newest whole state; between its two renames :meth:`save_state` has it under the old name."""
+        folder = self.path / "training_state"
+        return folder if folder.is_dir() else self.path / "training_state.old"
+
+    def load_state(self) -> TrainingState | None:
+        """Where the run stands, or None where it has not begun.
+
+        Raises:
+            UserError: A broken state.
+        """
+        file = self._state_folder() / "state.json"
+        if not file.is_file():
+            return None
+        try:
+            return TrainingState(**json.loads(file.read_text()))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"'{file}' is broken ({error}): remove {file.parent} to start afresh") from None
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Put the saved weights, and the optimiser's moments, back in place.
+
+        Raises:
+            UserError: Missing, broken or other weights.
+        """
+        folder = self._state_folder()
+        load_weights(model, folder / "model.safetensors")
+        moments = folder / "optimizer.safetensors"
+        if optimizer is not None and moments.is_file():
+            _restore_optimizer(optimizer, load_file(moments))
+
+    def trim_log(self, phase: str, step: int) -> None:
+        """Drop the lines of the log that are younger than the saved state, so that no step stands there twice."""
+        if not self.log_path.is_file():
+            return
+        order = ("background", "objects")
+        kept = []
+        for line in self.log_path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:  # the run was killed while it wrote this line
+                continue
+            if (order.index(entry["phase"]), entry["step"]) <= (order.index(phase), step):
+                kept.append(line + "\n")
+        temporary = self.log_path.with_suffix(".part")
+        temporary.write_text("".join(kept))
+        os.replace(temporary, self.log_path)
+
+
+def load_model(path: Path) -> tuple[AstSeg, Config]:
+    """The trained model of a run folder, in evaluation mode.
+
+    Raises:
+        UserError: No run folder, no weights, or weights of another model.
+    """
+    run = RunFolder(path)
+    config, _ = run.load_config()
+    weights = path / "model.safetensors"
+    if not weights.is_file():
+        raise UserError(f"'{path}' has no model.safetensors: its training has not saved any weights yet")
+    model = build(config.model)
+    load_weights(model, weights)
+    return model.eval(), config
+
+
+def load_weights(model: nn.Module, file: Path) -> None:
+    """Load weights strictly.
+
+    Raises:
+        UserError: Missing, broken or other weights.
+    """
+    try:
+        model.load_state_dict(load_file(file))
+    except FileNotFoundError:
+        raise UserError(f"'{file}' is not there: the run holds no weights") from None
+    except SafetensorError as error:
+        raise UserError(f"'{file}' is broken ({error}): restore it or train again") from None
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"'{file}' does not fit the model that config.json describes: {reason}") from None
+
+
+def write_json(file: Path, values: Any) -> None:
+    """Write JSON, whole or not at all; the folder is made."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(file.suffix + ".part")
+    temporary.write_text(json.dumps(values, indent=2) + "\n")
+    os.replace(temporary, file)
+
+
+def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors wants them: contiguous and on their own."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Moments and step counts by parameter number; the rates are functions of the step and need no saving."""
+    return {
+        f"{number}.{name}": torch.as_tensor(value).detach().cpu().contiguous().clone()
+        for number, values in optimizer.state_dict()["state"].items()
+        for name, value in values.items()
+    }
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, name = key.split(".")
+        state.setdefault(int(number), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

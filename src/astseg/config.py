@@ -1,0 +1,297 @@
+"""What a run is made of: frozen dataclasses, checked when made, saved as JSON beside every result.
+
+The defaults are the numbers of the supplement's Table 1; a preset (see :mod:`astseg.presets`) states what differs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from astseg.types import UserError
+
+__all__ = [
+    "BackgroundConfig",
+    "Config",
+    "ModelConfig",
+    "ObjectsConfig",
+    "from_dict",
+    "nearest",
+    "override",
+    "to_dict",
+]
+
+T = TypeVar("T")
+
+SCENARIOS = ("curriculum", "baseline")
+REFINEMENTS = ("paper", "residual")
+BACKGROUND_WIDTHS = ("small", "simple", "complex", "auto")
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The valid name that looks most like the given one, as the end of an error message."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.4)
+    return f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(valid)}"
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The architecture.
+
+    Attributes:
+        image_size: (H, W) in pixels.
+        slots: K, the largest number of objects in an image.
+        appearance: Z, size of an object's appearance vector.
+        isotropic: One scale number for both axes (CLEVR, ShapeStacks) instead of one for each.
+        scale_min: Smallest inverse scale: the largest glimpse covers 1/scale_min of the image side.
+        scale_max: Largest inverse scale.
+        backbone: ``segformer-b0`` to ``segformer-b5``, ``unet`` or ``cnn``.
+        backbone_weights: Hub id or folder of pretrained Segformer weights; none: fresh ones.
+        refinement: ``paper`` or ``residual``, the form of the transformer refinement.
+        transformer_width: D.
+        transformer_heads: Attention heads.
+        transformer_layers: Encoder layers.
+        transformer_feedforward: Width of the feed-forward blocks.
+        dropout: Dropout rate of the transformer.
+        background_log_activation: Log alpha_0 at the start.
+        pixel_activation: A learned term for each pixel is added to log alpha_0.
+        background_width: ``small``, ``simple``, ``complex`` or ``auto`` (simple or complex, by a short run).
+    """
+
+    image_size: tuple[int, int] = (128, 128)
+    slots: int = 10
+    appearance: int = 32
+    isotropic: bool = False
+    scale_min: float = 1.3
+    scale_max: float = 24.0
+    backbone: str = "segformer-b3"
+    backbone_weights: str | None = None
+    refinement: str = "paper"
+    transformer_width: int = 256
+    transformer_heads: int = 8
+    transformer_layers: int = 6
+    transformer_feedforward: int = 512
+    dropout: float = 0.1
+    background_log_activation: float = 11.0
+    pixel_activation: bool = False
+    background_width: str = "complex"
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            UserError: A value outside its range.
+        """
+        _check(self.slots >= 1, f"slots is {self.slots}, expected at least 1: it is the largest number of objects")
+        _check(self.slots <= 255, f"slots is {self.slots}, expected at most 255: labels are stored in 8 bits")
+        _check(min(self.image_size) >= 16, f"image_size is {self.image_size}, expected sides of at least 16 pixels")
+        _check(self.appearance >= 1, f"appearance is {self.appearance}, expected at least 1")
+        _check(
+            0 < self.scale_min < self.scale_max,
+            f"scale range is {self.scale_min} to {self.scale_max}, expected 0 < scale_min < scale_max",
+        )
+        _check(
+            self.refinement in REFINEMENTS,
+            f"refinement is '{self.refinement}': {nearest(self.refinement, REFINEMENTS)}",
+        )
+        _check(
+            self.background_width in BACKGROUND_WIDTHS,
+            f"background_width is '{self.background_width}': {nearest(self.background_width, BACKGROUND_WIDTHS)}",
+        )
+        _check(
+            self.transformer_heads >= 1 and self.transformer_width % self.transformer_heads == 0,
+            f"transformer_width is {self.transformer_width}, expected a multiple of transformer_heads"
+            f" ({self.transformer_heads})",
+        )
+        _check(0 <= self.dropout < 1, f"dropout is {self.dropout}, expected a rate from 0 up to 1")
+        _check(self.transformer_layers >= 1, f"transformer_layers is {self.transformer_layers}, expected at least 1")
+
+
+@dataclass(frozen=True)
+class BackgroundConfig:
+    """Training of the background model by itself (phase 1 of the curriculum).
+
+    Attributes:
+        steps: Optimiser steps.
+        batch: Images a step.
+        learning_rate: AdamW rate; a tenth of it for the last 20 % of the steps.
+        beta: Strength of the bootstrapped weight, exp(-beta * m).
+        ramp: Fractions of the steps at which beta leaves 0 and reaches its value; (0, 0): full from the first step.
+    """
+
+    steps: int = 500_000
+    batch: int = 128
+    learning_rate: float = 2e-3
+    beta: float = 6.0
+    ramp: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            UserError: A value outside its range.
+        """
+        _check(self.steps >= 1, f"background steps is {self.steps}, expected at least 1")
+        _check(self.batch >= 1, f"background batch is {self.batch}, expected at least 1")
+        _check(self.learning_rate > 0, f"background learning_rate is {self.learning_rate}, expected more than 0")
+        _check(self.beta >= 0, f"background beta is {self.beta}, expected 0 or more")
+        start, end = self.ramp
+        _check(0 <= start <= end <= 1, f"background ramp is {self.ramp}, expected 0 <= start <= end <= 1")
+
+
+@dataclass(frozen=True)
+class ObjectsConfig:
+    """Training of the object model.
+
+    Attributes:
+        scenario: ``curriculum`` (CT: background first, then objects, then both) or ``baseline`` (BT: joint from the
+            start, from fresh weights).
+        steps: Optimiser steps, phases 2 and 3 together.
+        frozen_steps: Of these, the steps of phase 2, with the background model frozen (curriculum only).
+        batch: Images a step.
+        learning_rate: Adam rate, reached as (step / warmup) ** 2.
+        warmup: Steps of that warm-up.
+        decay_from: Fraction of the steps after which the rate is a tenth.
+        betas: Adam betas.
+        eps: Adam eps; tiny, because objects weigh e^-11 at the start and so do their gradients.
+        entropy_weight: Weight of the pixel entropy loss.
+        entropy_ramp: Steps over which that weight rises, as (step / entropy_ramp) ** 2.
+        guidance: Weight of the blob guidance loss at the start (see :mod:`astseg.guidance`); 0 is the paper.
+        guidance_steps: Steps over which that weight falls to 0.
+        flip: Mirror every second image.
+    """
+
+    scenario: str = "curriculum"
+    steps: int = 125_000
+    frozen_steps: int = 30_000
+    batch: int = 64
+    learning_rate: float = 4e-5
+    warmup: int = 5_000
+    decay_from: float = 0.9
+    betas: tuple[float, float] = (0.90, 0.98)
+    eps: float = 1e-9
+    entropy_weight: float = 1e-2
+    entropy_ramp: int = 10_000
+    guidance: float = 0.0
+    guidance_steps: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            UserError: A value outside its range.
+        """
+        _check(self.scenario in SCENARIOS, f"scenario is '{self.scenario}': {nearest(self.scenario, SCENARIOS)}")
+        _check(self.steps >= 1, f"objects steps is {self.steps}, expected at least 1")
+        _check(self.frozen_steps >= 0, f"frozen_steps is {self.frozen_steps}, expected 0 or more")
+        _check(self.batch >= 1, f"objects batch is {self.batch}, expected at least 1")
+        _check(self.learning_rate > 0, f"objects learning_rate is {self.learning_rate}, expected more than 0")
+        _check(self.warmup >= 0, f"warmup is {self.warmup}, expected 0 or more")
+        _check(0 < self.decay_from <= 1, f"decay_from is {self.decay_from}, expected a fraction above 0, up to 1")
+        _check(self.entropy_ramp >= 0, f"entropy_ramp is {self.entropy_ramp}, expected 0 or more")
+        _check(self.guidance >= 0, f"guidance is {self.guidance}, expected 0 or more")
+        _check(self.guidance_steps >= 0, f"guidance_steps is {self.guidance_steps}, expected 0 or more")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that, with the data and the seed, decides a run.
+
+    Attributes:
+        model: The architecture.
+        background: Training of the background model.
+        objects: Training of the object model.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    background: BackgroundConfig = field(default_factory=BackgroundConfig)
+    objects: ObjectsConfig = field(default_factory=ObjectsConfig)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as nested plain values, for JSON and YAML; tuples become lists."""
+    plain = dataclasses.asdict(config)
+    return {
+        part: {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        for part, values in plain.items()
+    }
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """The configuration that :func:`to_dict` gave.
+
+    Raises:
+        UserError: Unknown names, values of another type or outside their range.
+    """
+    return override(Config(), values)
+
+
+def override(config: T, values: Mapping[str, Any], *, path: str = "") -> T:
+    """A copy of a configuration (or a part of one) with some values replaced.
+
+    Args:
+        config: The dataclass to start from.
+        values: Nested names and values; only what differs.
+        path: Dotted name of this part, for messages.
+
+    Raises:
+        UserError: Unknown names (the nearest valid one is named), values of another type or outside their range.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{path or 'the configuration'} is {values!r}, expected names and values")
+    hints = typing.get_type_hints(type(config))
+    replaced: dict[str, Any] = {}
+    for name, value in values.items():
+        full = f"{path}.{name}" if path else str(name)
+        if name not in hints:
+            raise UserError(f"'{full}' is not a setting: {nearest(str(name), hints)}")
+        current = getattr(config, name)
+        replaced[name] = (
+            override(current, value, path=full)
+            if dataclasses.is_dataclass(current)
+            else _converted(value, hints[name], full)
+        )
+    return dataclasses.replace(config, **replaced)  # type: ignore[type-var]
+
+
+def _converted(value: Any, hint: Any, name: str) -> Any:
+    """The value as the type of its field; JSON has no tuples, and YAML reads ``1e-4`` as text."""
+    wrong = UserError(f"'{name}' is {value!r}, expected {_spelled(hint)}")
+    if isinstance(hint, types.UnionType):
+        choices = [choice for choice in typing.get_args(hint) if choice is not types.NoneType]
+        return None if value is None else _converted(value, choices[0], name)
+    if typing.get_origin(hint) is tuple:
+        parts = typing.get_args(hint)
+        if isinstance(value, int) and parts == (int, int) and not isinstance(value, bool):
+            return (value, value)  # one number for both sides
+        if not isinstance(value, list | tuple) or len(value) != len(parts):
+            raise wrong
+        return tuple(_converted(part, kind, name) for part, kind in zip(value, parts, strict=True))
+    if hint is float:
+        try:
+            if isinstance(value, bool):
+                raise wrong
+            return float(value)
+        except (TypeError, ValueError):
+            raise wrong from None
+    if type(value) is not hint:
+        raise wrong
+    return value
+
+
+def _spelled(hint: Any) -> str:
+    """A type as a person would say it."""
+    plain = {int: "a whole number", float: "a number", str: "a name", bool: "true or false"}
+    return plain.get(hint, str(hint))

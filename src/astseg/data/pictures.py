@@ -1,0 +1,77 @@
+"""One picture file to one array: photographs to RGB, mask files to labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from astseg.types import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["PICTURE_SUFFIXES", "read_labels", "read_rgb"]
+
+PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+# Pillow stretches grey of 2 and 4 bits to 0..255; a label is the stored number.
+_GREY_STRETCH = {"L;2": 85, "L;4": 17}
+
+
+def read_rgb(path: Path, name: str, *, upright: bool) -> NDArray[np.uint8]:
+    """Read a picture as RGB: transparency is dropped, 16-bit grey keeps its upper 8 bits.
+
+    Args:
+        path: A PNG, JPEG, WebP, TIFF (first page) or BMP file.
+        name: What error messages call it.
+        upright: Turn the picture as its EXIF orientation says, as cameras mean it.
+
+    Returns:
+        H x W x 3, uint8.
+
+    Raises:
+        UserError: The file is no complete picture, or one of 32-bit numbers, whose range nobody knows.
+    """
+    image, _ = _decode(path, name, upright=upright)
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise UserError(f"'{name}' holds 32-bit numbers (mode {image.mode}), expected 8 or 16 bits: save it as 8-bit")
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def read_labels(path: Path, name: str) -> NDArray[np.uint8]:
+    """Read a mask whose stored numbers are the labels: palette indices or grey levels, of any bit depth.
+
+    Returns:
+        H x W, uint8.
+
+    Raises:
+        UserError: The file is no complete picture, is one of colours, or holds labels above 255.
+    """
+    image, stored = _decode(path, name, upright=False)
+    if image.mode not in ("P", "L", "1", "I") and not image.mode.startswith("I;16"):
+        raise UserError(f"mask '{name}' holds colours (mode {image.mode}), expected palette indices or grey labels")
+    values = np.asarray(image)
+    if values.max() > 255:
+        raise UserError(f"mask '{name}' holds label {values.max()}, expected at most 255: renumber its labels")
+    return values.astype(np.uint8) // np.uint8(_GREY_STRETCH.get(stored, 1))
+
+
+def _decode(path: Path, name: str, *, upright: bool) -> tuple[Image.Image, str]:
+    """A decoded picture, and the format of its pixels in the file in Pillow's words, such as ``L;4``."""
+    try:
+        with Image.open(path) as image:
+            stored = str(image.tile[0].args) if image.tile else image.mode
+            image.load()
+            if image.mode == "I" and image.format == "PNG":  # Pillow before 11 widens 16-bit grey
+                return Image.fromarray(np.asarray(image).astype(np.uint16)), stored
+            return (ImageOps.exif_transpose(image) if upright else image), stored
+    except Exception as error:  # decoders raise nearly anything at a broken file: OSError, SyntaxError, zlib.error, ...
+        reason = (str(error) or type(error).__name__).splitlines()[0].replace(str(path), name)
+        raise UserError(f"'{name}' is not a complete picture ({reason}): replace or remove it") from error

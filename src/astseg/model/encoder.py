@@ -1,0 +1,123 @@
+"""From an image to K object latents: attention, soft-argmax, transformer refinement.
+
+Source: supplement, Algorithm 1 and Table 1. Two forms of the refinement:
+
+- ``paper``: positions and features are the output of the transformer's projection, as published.
+- ``residual``: that projection starts at zero and is added to the pooled values. At the start the positions then are
+  the soft-argmax itself, and need not first be rebuilt through a random transformer.
+
+Latents are named fields. The public reference reads the activation at the fixed index 4 of its latent vector, which
+with isotropic scale is the first appearance number; here the order is x, y, scale, activation, appearance in both
+modes and every field is read at its own place.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from astseg.ops import attention_pool
+from astseg.types import ObjectLatents
+
+__all__ = ["REFINEMENTS", "Encoder", "Refinement", "join_latents", "split_latents"]
+
+REFINEMENTS = ("paper", "residual")
+
+
+def split_latents(raw: Tensor, *, scale_numbers: int, scale_range: tuple[float, float]) -> ObjectLatents:
+    """Name the numbers of the latent vectors and bring them into their ranges (Algorithm 1, last loop).
+
+    Args:
+        raw: B x K x (2 + F), ordered x, y, scale, activation, appearance.
+        scale_numbers: S, 1 or 2.
+        scale_range: Smallest and largest inverse scale.
+    """
+    smallest, largest = scale_range
+    appearance_size = raw.shape[-1] - 3 - scale_numbers
+    position, scale, activation, appearance = raw.split([2, scale_numbers, 1, appearance_size], dim=-1)
+    return ObjectLatents(
+        position=position.clamp(-1, 1),
+        scale=smallest + (largest - smallest) * scale.sigmoid(),
+        log_activation=activation.squeeze(-1),
+        appearance=appearance,
+    )
+
+
+def join_latents(latents: ObjectLatents, *, scale_range: tuple[float, float]) -> Tensor:
+    """The vector that :func:`split_latents` splits, B x K x (2 + F); positions must lie inside [-1, 1]."""
+    smallest, largest = scale_range
+    scale = ((latents.scale - smallest) / (largest - smallest)).logit()
+    return torch.cat([latents.position, scale, latents.log_activation[..., None], latents.appearance], dim=-1)
+
+
+class Refinement(nn.Module):
+    """A transformer over the K vectors of an image; no positional code, since the slots are a set.
+
+    Args:
+        size: 2 + F, numbers of a slot.
+        width: D.
+        heads: Attention heads.
+        layers: Encoder layers (post-norm, ReLU).
+        feedforward: Hidden width of the feed-forward blocks.
+        dropout: Dropout rate.
+        form: ``paper`` or ``residual``.
+    """
+
+    def __init__(
+        self, *, size: int, width: int, heads: int, layers: int, feedforward: int, dropout: float, form: str
+    ) -> None:
+        super().__init__()
+        assert form in REFINEMENTS, form
+
+        def layer() -> nn.TransformerEncoderLayer:
+            return nn.TransformerEncoderLayer(width, heads, feedforward, dropout, batch_first=True)
+
+        self.embedding = nn.Linear(size, width)
+        self.transformer = nn.TransformerEncoder(layer(), layers, enable_nested_tensor=False)
+        # nn.TransformerEncoder copies one layer, which would start all layers with equal weights.
+        self.transformer.layers = nn.ModuleList([layer() for _ in range(layers)])
+        self.projection = nn.Linear(width, size)
+        self.residual = form == "residual"
+        if self.residual:
+            nn.init.zeros_(self.projection.weight)
+            nn.init.zeros_(self.projection.bias)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """pooled: B x K x (2 + F) -> the same shape."""
+        refined: Tensor = self.projection(self.transformer(self.embedding(pooled)))
+        return pooled + refined if self.residual else refined
+
+
+class Encoder(nn.Module):
+    """Algorithm 1: image to object latents.
+
+    Args:
+        backbone: B x 3 x H x W -> B x (K + F) x h x w, the first K channels being attention logits.
+        refinement: B x K x (2 + F) -> the same shape.
+        slots: K.
+        scale_numbers: S, 1 (isotropic) or 2.
+        scale_range: Smallest and largest inverse scale.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        refinement: nn.Module,
+        *,
+        slots: int,
+        scale_numbers: int,
+        scale_range: tuple[float, float],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.refinement = refinement
+        self.slots = slots
+        self.scale_numbers = scale_numbers
+        self.scale_range = scale_range
+
+    def forward(self, images: Tensor) -> tuple[ObjectLatents, Tensor]:
+        """images: B x 3 x H x W in [0, 1] -> latents, and attention maps B x K x h x w."""
+        maps = self.backbone(images).float()  # positions and scales want full precision, whatever the backbone ran in
+        attention, pooled = attention_pool(maps[:, : self.slots], maps[:, self.slots :])
+        raw = self.refinement(pooled).float()
+        return split_latents(raw, scale_numbers=self.scale_numbers, scale_range=self.scale_range), attention

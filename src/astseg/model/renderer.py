@@ -1,0 +1,104 @@
+"""From object latents and a background to an image: glimpses, placement, blending.
+
+Sources: supplement, Algorithm 2 and Table 2 (generators for images up to 64 and up to 128 pixels; the third, for larger
+images, is the reference implementation's).
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from astseg.ops import blend_layers, place_glimpses
+from astseg.types import ObjectLatents
+
+__all__ = ["GlimpseGenerator", "Renderer", "glimpse_channels"]
+
+
+def glimpse_channels(image_size: tuple[int, int]) -> tuple[int, ...]:
+    """Channels of the glimpse generator's layers, by image size (Table 2); the glimpse side is 2 ** (their number).
+
+    >>> glimpse_channels((64, 64))
+    (64, 32, 16, 8, 4)
+    """
+    side = max(image_size)
+    if side <= 64:
+        return (64, 32, 16, 8, 4)
+    if side <= 128:
+        return (128, 64, 32, 16, 8, 4)
+    return (256, 128, 64, 32, 16, 8, 4)
+
+
+class GlimpseGenerator(nn.Sequential):
+    """z_what to colours and mask (Table 2): transposed convolutions, each doubling the side, shared by all slots.
+
+    Args:
+        appearance_size: Z.
+        channels: Output channels of the layers; the last is 4, RGB and mask.
+    """
+
+    def __init__(self, appearance_size: int, channels: tuple[int, ...]) -> None:
+        # The first layer turns 1 x 1 into 2 x 2. A quarter of a GroupNorm per 16 channels: 128 -> 8 groups, 8 -> 1.
+        layers: list[nn.Module] = [nn.ConvTranspose2d(appearance_size, channels[0], 2, 2, bias=False)]
+        for before, after in itertools.pairwise(channels):
+            layers += [nn.GroupNorm(max(1, before // 16), before), nn.CELU()]
+            layers += [nn.ConvTranspose2d(before, after, 4, 2, 1, bias=after == channels[-1])]
+        super().__init__(*layers, nn.Sigmoid())
+        self.side = 2 ** len(channels)
+
+    def forward(self, appearance: Tensor) -> Tensor:
+        """appearance: N x Z -> N x 4 x g x g in [0, 1]."""
+        glimpses: Tensor = super().forward(appearance[..., None, None])
+        return glimpses
+
+
+class Renderer(nn.Module):
+    """Algorithm 2: draw every object, place it, settle occlusions, mix.
+
+    Args:
+        generator: N x Z -> N x 4 x g x g.
+        image_size: (H, W).
+        background_log_activation: Log alpha_0 at the start; learned.
+        pixel_activation: Adds a learned term for each pixel to log alpha_0 (the reference's setting for videos).
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        *,
+        image_size: tuple[int, int],
+        background_log_activation: float = 11.0,
+        pixel_activation: bool = False,
+    ) -> None:
+        super().__init__()
+        self.generator = generator
+        self.image_size = image_size
+        self.background_log_activation = nn.Parameter(torch.tensor(float(background_log_activation)))
+        self.pixel_log_activation = nn.Parameter(torch.zeros(image_size)) if pixel_activation else None
+
+    def background_activation(self) -> Tensor:
+        """Log alpha_0: a scalar, or H x W with the per-pixel term."""
+        if self.pixel_log_activation is None:
+            return self.background_log_activation
+        return self.background_log_activation + self.pixel_log_activation
+
+    def forward(self, latents: ObjectLatents, background: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Render.
+
+        Args:
+            latents: The objects of B images.
+            background: B x 3 x H x W in [0, 1].
+
+        Returns:
+            Layers B x K x 3 x H x W, masks B x K x H x W, weights B x L x H x W, reconstruction B x 3 x H x W.
+        """
+        b, k, _ = latents.appearance.shape
+        glimpses = self.generator(latents.appearance.flatten(0, 1)).unflatten(0, (b, k))  # B x K x 4 x g x g
+        placed = place_glimpses(glimpses, latents.position, latents.scale, image_size=self.image_size).float()
+        layers, masks = placed[:, :, :3], placed[:, :, 3]
+        weights, reconstruction = blend_layers(
+            layers, masks, latents.log_activation, background, self.background_activation()
+        )
+        return layers, masks, weights, reconstruction

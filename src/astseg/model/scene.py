@@ -1,0 +1,93 @@
+"""The method in one forward: background, encoder, renderer.
+
+Source: *Unsupervised Multi-object Segmentation Using Attention and Soft-argmax* (Sauvalle and de La Fortelle, WACV
+2023), figure of the model; Algorithms 1 and 2 of its supplement. The background model is *AE-NE* (same authors).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from astseg.config import ModelConfig
+from astseg.model.background import BackgroundModel
+from astseg.model.backbones import build_backbone
+from astseg.model.encoder import Encoder, Refinement
+from astseg.model.renderer import GlimpseGenerator, Renderer, glimpse_channels
+from astseg.types import SceneOutput
+
+__all__ = ["AstSeg", "build"]
+
+
+class AstSeg(nn.Module):
+    """Find, separate and redraw the objects of images.
+
+    Args:
+        background_model: B x 3 x H x W -> background B x 3 x H x W and predicted error B x 1 x H x W.
+        encoder: B x 3 x H x W -> object latents and attention maps.
+        renderer: Latents and background -> layers, masks, weights, reconstruction.
+    """
+
+    def __init__(self, background_model: nn.Module, encoder: nn.Module, renderer: nn.Module) -> None:
+        super().__init__()
+        self.background_model = background_model
+        self.encoder = encoder
+        self.renderer = renderer
+
+    def forward(self, images: Tensor, background: Tensor | None = None) -> SceneOutput:
+        """images: B x 3 x H x W in [0, 1]; background: the same shape, where it is known (frozen) already."""
+        if background is None:
+            background, _ = self.background_model(images)
+        latents, attention = self.encoder(images)
+        layers, masks, weights, reconstruction = self.renderer(latents, background)
+        return SceneOutput(
+            latents=latents,
+            attention=attention,
+            background=background,
+            layers=layers,
+            masks=masks,
+            weights=weights,
+            reconstruction=reconstruction,
+        )
+
+    def object_parameters(self) -> list[nn.Parameter]:
+        """What phase 2 of the curriculum trains: everything but the background model."""
+        return [*self.encoder.parameters(), *self.renderer.parameters()]
+
+
+def build(config: ModelConfig) -> AstSeg:
+    """The model that a configuration describes, with fresh weights (and pretrained ones where it names them).
+
+    Raises:
+        UserError: Backbone weights that cannot be had, an image size that a part cannot take.
+    """
+    scale_numbers = 1 if config.isotropic else 2
+    features = config.appearance + 1 + scale_numbers
+    encoder = Encoder(
+        build_backbone(
+            config.backbone,
+            out_channels=config.slots + features,
+            image_size=config.image_size,
+            weights=config.backbone_weights,
+        ),
+        Refinement(
+            size=2 + features,
+            width=config.transformer_width,
+            heads=config.transformer_heads,
+            layers=config.transformer_layers,
+            feedforward=config.transformer_feedforward,
+            dropout=config.dropout,
+            form=config.refinement,
+        ),
+        slots=config.slots,
+        scale_numbers=scale_numbers,
+        scale_range=(config.scale_min, config.scale_max),
+    )
+    renderer = Renderer(
+        GlimpseGenerator(config.appearance, glimpse_channels(config.image_size)),
+        image_size=config.image_size,
+        background_log_activation=config.background_log_activation,
+        pixel_activation=config.pixel_activation,
+    )
+    background = BackgroundModel(config.image_size, width=config.background_width)
+    return AstSeg(background, encoder, renderer).to(memory_format=torch.channels_last)

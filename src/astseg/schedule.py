@@ -1,0 +1,118 @@
+"""What changes with time, as pure functions of the step.
+
+Sources: AST-Seg (Sauvalle and de La Fortelle, WACV 2023), supplement, tables of hyperparameters and training schedule;
+AE-NE (same authors, WACV 2023) for the background model.
+
+``step`` is everywhere the number of finished iterations: 0 in the first one. Faithful oddity: the authors count the
+iteration before they set the learning rate, but after they read the entropy weight. So ``learning_rate(step)`` is their
+rate formula at ``step + 1`` (the first iteration does not run at rate 0), and ``entropy_weight(step)`` is theirs at
+``step``. The functions of the background model take ``step`` as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+__all__ = ["Phase", "background_beta", "background_learning_rate", "entropy_weight", "learning_rate", "phase"]
+
+Phase = Literal["objects", "joint"]
+
+
+def learning_rate(
+    step: int, *, rate: float, warmup: int, steps: int, decay_at: float = 0.9, decay: float = 0.1
+) -> float:
+    """Learning rate of the objects in the iteration that follows ``step`` finished ones.
+
+    With s = step + 1 (see the top of this file):
+
+    1. s < warmup: ``rate * (s / warmup) ** 2``;
+    2. warmup <= s < decay_at * steps: ``rate``;
+    3. from there on: ``decay * rate``.
+
+    Args:
+        step: Finished iterations, 0 or more.
+        rate: Full learning rate.
+        warmup: Iterations until the full rate; 0 for none.
+        steps: Iterations of the whole training.
+        decay_at: Fraction of the steps after which the rate drops.
+        decay: Factor of that drop.
+    """
+    counted = step + 1
+    if counted < warmup:
+        return rate * (counted / warmup) ** 2
+    if counted < decay_at * steps:
+        return rate
+    return decay * rate
+
+
+def entropy_weight(step: int, *, weight: float, ramp: int) -> float:
+    """Weight of the pixel entropy loss: ``weight * min(1, step / ramp) ** 2``.
+
+    Args:
+        step: Finished iterations, 0 or more.
+        weight: Full weight.
+        ramp: Iterations until the full weight; 0: full from the first one.
+    """
+    if step < ramp:
+        return weight * (step / ramp) ** 2
+    return weight
+
+
+def background_beta(step: int, *, steps: int, beta: float, ramp_start: float = 0.3, ramp_end: float = 0.7) -> float:
+    """How strongly the background loss leaves out pixels that look like foreground.
+
+    1. step < ramp_start * steps: 0, all pixels count alike;
+    2. until ramp_end * steps: linear from 0 to ``beta``;
+    3. from there on: ``beta``.
+
+    The authors have no ramp: ``ramp_start=0, ramp_end=0``.
+
+    Args:
+        step: Finished iterations, 0 or more.
+        steps: Iterations of the background training.
+        beta: Full value; 6 in AE-NE.
+        ramp_start: Fraction of the steps at which it leaves 0, in [0, 1].
+        ramp_end: Fraction of the steps at which it is full, in [ramp_start, 1].
+    """
+    start, end = ramp_start * steps, ramp_end * steps
+    if step < start:
+        return 0.0
+    if step < end:
+        return beta * (step - start) / (end - start)
+    return beta
+
+
+def background_learning_rate(step: int, *, rate: float, steps: int, decay_at: float = 0.8, decay: float = 0.1) -> float:
+    """Learning rate of the background model trained by itself (AE-NE: a tenth for the last 20 %).
+
+    1. step < decay_at * steps: ``rate``;
+    2. from there on: ``decay * rate``.
+
+    Args:
+        step: Finished iterations, 0 or more.
+        rate: Full learning rate.
+        steps: Iterations of the background training.
+        decay_at: Fraction of the steps after which the rate drops.
+        decay: Factor of that drop.
+    """
+    return rate if step < decay_at * steps else decay * rate
+
+
+def phase(step: int, *, scenario: str, frozen_steps: int) -> Phase:
+    """What the training of the objects trains in the iteration that follows ``step`` finished ones.
+
+    1. Baseline training (BT): ``joint``, objects and background, from the first iteration;
+    2. curriculum training (CT), step < frozen_steps: ``objects``, the background model frozen;
+    3. curriculum training from there on: ``joint``.
+
+    The background training of the curriculum comes before and counts its own steps.
+
+    Args:
+        step: Finished iterations, 0 or more.
+        scenario: ``baseline`` or ``curriculum``.
+        frozen_steps: Iterations with the background model frozen; only the curriculum has them.
+    """
+    assert scenario in ("baseline", "curriculum"), f"unknown scenario {scenario!r}"
+    if scenario == "curriculum" and step < frozen_steps:
+        return "objects"
+    return "joint"

@@ -1,0 +1,87 @@
+"""The alphabet of the project and the containers that pass between its parts.
+
+Alphabet, used in every docstring, einsum string and error message:
+``B`` batch, ``K`` object slots, ``L = K + 1`` layers (0 = background), ``H W`` image, ``h w`` feature map,
+``g`` glimpse side, ``D`` transformer width, ``Z`` appearance size, ``S`` scale numbers (1 isotropic, 2 anisotropic),
+``F = Z + 1 + S`` features of a slot besides its position.
+
+Images are RGB: uint8 in files and in :class:`SceneArrays`, float in [0, 1] from the first tensor on.
+Positions are (x, y) in [-1, 1], x to the right and y down. Sizes are (height, width).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+__all__ = ["ObjectLatents", "SceneArrays", "SceneOutput", "UserError"]
+
+
+class UserError(Exception):
+    """A mistake of the user, told in one line: what was got, what was expected, what to do about it."""
+
+
+@dataclass(frozen=True)
+class SceneArrays:
+    """A data set, or a selection of one, in memory at the size the model sees.
+
+    Attributes:
+        images: N x H x W x 3, uint8.
+        labels: N x H x W, uint8, 0 = background, or None where the source has no masks.
+        names: N names, for error messages and output files.
+        source: Where the scenes come from: a path and a selection, in words.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.uint8] | None
+    names: tuple[str, ...]
+    source: str
+
+    def __len__(self) -> int:
+        """Number of scenes, N."""
+        return len(self.images)
+
+
+@dataclass
+class ObjectLatents:
+    """What the encoder says of the K objects of each image (Algorithm 1, output).
+
+    Attributes:
+        position: B x K x 2, (x, y) in [-1, 1].
+        scale: B x K x S, inverse scale in [scale_min, scale_max]: a glimpse covers 1/scale of the image side.
+        log_activation: B x K, log alpha, any real number.
+        appearance: B x K x Z, z_what.
+    """
+
+    position: Tensor
+    scale: Tensor
+    log_activation: Tensor
+    appearance: Tensor
+
+
+@dataclass
+class SceneOutput:
+    """Everything the model says of a batch of images.
+
+    Attributes:
+        latents: The objects.
+        attention: B x K x h x w, each map sums to one.
+        background: B x 3 x H x W in [0, 1], the scene without objects.
+        layers: B x K x 3 x H x W in [0, 1], each object's colours where its glimpse lies, 0 outside.
+        masks: B x K x H x W in [0, 1], each object's own mask before occlusion.
+        weights: B x L x H x W, layer weights that sum to one, 0 = background.
+        reconstruction: B x 3 x H x W in [0, 1].
+    """
+
+    latents: ObjectLatents
+    attention: Tensor
+    background: Tensor
+    layers: Tensor
+    masks: Tensor
+    weights: Tensor
+    reconstruction: Tensor
