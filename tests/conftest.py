@@ -1,9 +1,16 @@
 """What every test may ask for."""
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch import Tensor
+
+NamedTensors = Iterable[tuple[str, Tensor]]
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +22,57 @@ def dataset_root() -> Path:
     if not Path(folder).is_dir():
         pytest.skip(f"ASTSEG_DATASETS is {folder!r}, which is not a folder: set it to the one that holds the data sets")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def golden_arrays() -> Callable[[str], dict[str, Any]]:
+    """Reads the arrays of a golden file: tensors, and lists where an array holds names."""
+
+    def read(name: str) -> dict[str, Any]:
+        with np.load(Path(__file__).parent / "golden" / name) as arrays:
+            return {
+                key: arrays[key].tolist() if arrays[key].dtype.kind == "U" else torch.from_numpy(arrays[key])
+                for key in arrays.files
+            }
+
+    return read
+
+
+def _vector_by_formula(name: str, size: int) -> Tensor:
+    """Values of a norm's weight or of a bias, float64; the same under both rules."""
+    i = torch.arange(size, dtype=torch.float64)
+    return 1 + 0.1 * torch.sin(i) if name.endswith("weight") else 0.05 * torch.cos(i)
+
+
+@pytest.fixture(scope="session")
+def fill_by_rule_a() -> Callable[[NamedTensors], None]:
+    """Fills named tensors by a formula of their shapes alone (golden README, weight rule A)."""
+
+    @torch.no_grad()
+    def fill(tensors: NamedTensors) -> None:
+        for name, tensor in tensors:
+            i = torch.arange(tensor.numel(), dtype=torch.float64)
+            matrix = torch.sin(0.7 * i + 0.3) / (tensor.numel() / tensor.shape[0]) ** 0.5
+            values = matrix if tensor.dim() > 1 else _vector_by_formula(name, tensor.numel())
+            tensor.copy_(values.view(tensor.shape))
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def fill_by_rule_b() -> Callable[[NamedTensors], None]:
+    """Fills named tensors, in the order given, with hashed numbers that differ for each (golden README, rule B)."""
+
+    @torch.no_grad()
+    def fill(tensors: NamedTensors) -> None:
+        for salt, (name, tensor) in enumerate(tensors):
+            i = torch.arange(tensor.numel(), dtype=torch.int64)
+            v = (i * 2654435761 + salt * 40503 + 12345) % 2**32
+            for _ in range(2):
+                v = (v ^ (v >> 16)) * 0x45D9F3B % 2**32
+            v ^= v >> 16
+            matrix = (v.double() / 2**32 * 2 - 1) / (tensor.numel() / tensor.shape[0]) ** 0.5
+            values = matrix if tensor.dim() > 1 else _vector_by_formula(name, tensor.numel())
+            tensor.copy_(values.view(tensor.shape))
+
+    return fill

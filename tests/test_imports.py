@@ -19,9 +19,13 @@ RANK = {
     **dict.fromkeys(["types"], 0),
     **dict.fromkeys(["config", "ops"], 1),
     **dict.fromkeys(["data", "guidance", "losses", "metrics", "model"], 2),
-    **dict.fromkeys(["checkpoint", "outputs", "progress", "report", "schedule"], 3),
-    **dict.fromkeys(["demo", "edit", "evaluate", "export", "fit", "predict", "serve", "train"], 4),
-    **dict.fromkeys(["__main__", "cli"], 5),
+    **dict.fromkeys(["checkpoint", "interruption", "outputs", "presets", "progress", "report", "schedule"], 3),
+    **dict.fromkeys(
+        ["arguments", "card", "edit", "evaluate", "export", "fit", "predict", "serve", "train", "watch"], 4
+    ),
+    **dict.fromkeys(["demo"], 5),
+    **dict.fromkeys(["commands"], 6),
+    **dict.fromkeys(["__main__", "cli"], 7),
 }
 # Parts of these ranks never import their equals. Those of the other ranks may, but not in a ring.
 APART = {0, 1, 2}

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,8 @@ class TrainingState:
     """Where a run stands.
 
     Attributes:
-        phase: ``background`` or ``objects``: which of the two loops comes next.
-        step: Finished steps of that loop.
+        phase: ``background``, ``objects``, ``joint`` or ``done``: where the run stands.
+        step: Finished steps of the loop; ``objects`` and ``joint`` are one loop.
         seconds: Seconds spent in that loop.
         background_seconds: Seconds spent on the background loop.
         seed: The seed of the run.
@@ -54,13 +55,14 @@ class TrainingState:
 
 
 class RunFolder:
-    """The files of one run; made when first written to.
-
-    Args:
-        path: The folder.
-    """
+    """The files of one run; made when first written to."""
 
     def __init__(self, path: Path) -> None:
+        """Take a folder, which may not exist yet.
+
+        Raises:
+            UserError: It is a file.
+        """
         if path.exists() and not path.is_dir():
             raise UserError(f"'{path}' is a file, expected a run folder or a new name")
         self.path = path
@@ -88,6 +90,40 @@ class RunFolder:
         except (ValueError, KeyError, AttributeError) as error:
             raise UserError(f"'{file}' is broken ({error}): restore it or train again") from None
         return from_dict(parts), values
+
+    def begin(self, config: Config, about: Mapping[str, Any]) -> None:
+        """Write the configuration of a new run, or make sure that a run that goes on is the same one.
+
+        Args:
+            config: Every setting.
+            about: Preset, data, seed and so on; ``fingerprint`` of the images and ``seed`` must not change.
+
+        Raises:
+            UserError: The folder holds another run, or something else.
+        """
+        if not (self.path / "config.json").exists():
+            if self.path.is_dir() and any(item.name != "scenes" for item in self.path.iterdir()):
+                raise UserError(f"'{self.path}' is not empty and holds no run: choose another folder")
+            self.save_config(config, **about)
+            return
+        old, before = self.load_config()
+        changed = [
+            f"{name} ({before.get(name)}, now {about[name]})"
+            for name in ("fingerprint", "seed")
+            if before.get(name) != about[name]
+        ]
+        now = to_dict(config)
+        changed += [
+            f"{part}.{name} ({value}, now {now[part][name]})"
+            for part, values in to_dict(old).items()
+            for name, value in values.items()
+            if now[part][name] != value
+        ]
+        if changed:
+            raise UserError(f"'{self.path}' holds a run that differs in {', '.join(changed)}: choose another folder")
+        state = self.load_state()
+        if state is not None:
+            self.trim_log(state.phase, state.step)
 
     def save_weights(self, model: nn.Module) -> None:
         """Write ``model.safetensors``."""
@@ -146,7 +182,7 @@ class RunFolder:
         """Drop the lines of the log that are younger than the saved state, so that no step stands there twice."""
         if not self.log_path.is_file():
             return
-        order = ("background", "objects")
+        order = ("background", "objects", "joint", "done")
         kept = []
         for line in self.log_path.read_text().splitlines():
             try:

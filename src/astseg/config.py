@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -28,8 +29,10 @@ __all__ = [
 
 T = TypeVar("T")
 
+PRECISIONS = ("float32", "bfloat16")
 SCENARIOS = ("curriculum", "baseline")
 REFINEMENTS = ("paper", "residual")
+BACKGROUND_FORMS = ("paper", "template")
 BACKGROUND_WIDTHS = ("small", "simple", "complex", "auto")
 
 
@@ -43,6 +46,10 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise UserError(message)
+
+
+def _check_name(setting: str, name: str, valid: Iterable[str]) -> None:
+    _check(name in valid, f"{setting} is '{name}': {nearest(name, valid)}")
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ class ModelConfig:
         background_log_activation: Log alpha_0 at the start.
         pixel_activation: A learned term for each pixel is added to log alpha_0.
         background_width: ``small``, ``simple``, ``complex`` or ``auto`` (simple or complex, by a short run).
+        background_form: ``paper`` or ``template`` (see :class:`astseg.model.background.BackgroundModel`).
     """
 
     image_size: tuple[int, int] = (128, 128)
@@ -86,6 +94,7 @@ class ModelConfig:
     background_log_activation: float = 11.0
     pixel_activation: bool = False
     background_width: str = "complex"
+    background_form: str = "paper"
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -101,21 +110,21 @@ class ModelConfig:
             0 < self.scale_min < self.scale_max,
             f"scale range is {self.scale_min} to {self.scale_max}, expected 0 < scale_min < scale_max",
         )
+        _check_name("refinement", self.refinement, REFINEMENTS)
+        _check_name("background_width", self.background_width, BACKGROUND_WIDTHS)
+        _check_name("background_form", self.background_form, BACKGROUND_FORMS)
         _check(
-            self.refinement in REFINEMENTS,
-            f"refinement is '{self.refinement}': {nearest(self.refinement, REFINEMENTS)}",
-        )
-        _check(
-            self.background_width in BACKGROUND_WIDTHS,
-            f"background_width is '{self.background_width}': {nearest(self.background_width, BACKGROUND_WIDTHS)}",
-        )
-        _check(
-            self.transformer_heads >= 1 and self.transformer_width % self.transformer_heads == 0,
+            self.transformer_width >= self.transformer_heads >= 1
+            and self.transformer_width % self.transformer_heads == 0,
             f"transformer_width is {self.transformer_width}, expected a multiple of transformer_heads"
-            f" ({self.transformer_heads})",
+            f" ({self.transformer_heads}), and both at least 1",
         )
         _check(0 <= self.dropout < 1, f"dropout is {self.dropout}, expected a rate from 0 up to 1")
         _check(self.transformer_layers >= 1, f"transformer_layers is {self.transformer_layers}, expected at least 1")
+        _check(
+            self.transformer_feedforward >= 1,
+            f"transformer_feedforward is {self.transformer_feedforward}, expected at least 1",
+        )
 
 
 @dataclass(frozen=True)
@@ -128,6 +137,8 @@ class BackgroundConfig:
         learning_rate: AdamW rate; a tenth of it for the last 20 % of the steps.
         beta: Strength of the bootstrapped weight, exp(-beta * m).
         ramp: Fractions of the steps at which beta leaves 0 and reaches its value; (0, 0): full from the first step.
+        share: Part of a time limit that goes to this phase at most.
+        precision: ``float32`` or ``bfloat16`` (autocast).
     """
 
     steps: int = 500_000
@@ -135,6 +146,8 @@ class BackgroundConfig:
     learning_rate: float = 2e-3
     beta: float = 6.0
     ramp: tuple[float, float] = (0.0, 0.0)
+    share: float = 0.5
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -148,6 +161,8 @@ class BackgroundConfig:
         _check(self.beta >= 0, f"background beta is {self.beta}, expected 0 or more")
         start, end = self.ramp
         _check(0 <= start <= end <= 1, f"background ramp is {self.ramp}, expected 0 <= start <= end <= 1")
+        _check(0 < self.share < 1, f"background share is {self.share}, expected a part between 0 and 1")
+        _check_name("background precision", self.precision, PRECISIONS)
 
 
 @dataclass(frozen=True)
@@ -170,6 +185,7 @@ class ObjectsConfig:
         guidance: Weight of the blob guidance loss at the start (see :mod:`astseg.guidance`); 0 is the paper.
         guidance_steps: Steps over which that weight falls to 0.
         flip: Mirror every second image.
+        precision: ``float32`` or ``bfloat16`` (autocast).
     """
 
     scenario: str = "curriculum"
@@ -186,6 +202,7 @@ class ObjectsConfig:
     guidance: float = 0.0
     guidance_steps: int = 0
     flip: bool = False
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -193,16 +210,39 @@ class ObjectsConfig:
         Raises:
             UserError: A value outside its range.
         """
-        _check(self.scenario in SCENARIOS, f"scenario is '{self.scenario}': {nearest(self.scenario, SCENARIOS)}")
+        _check_name("scenario", self.scenario, SCENARIOS)
         _check(self.steps >= 1, f"objects steps is {self.steps}, expected at least 1")
         _check(self.frozen_steps >= 0, f"frozen_steps is {self.frozen_steps}, expected 0 or more")
         _check(self.batch >= 1, f"objects batch is {self.batch}, expected at least 1")
         _check(self.learning_rate > 0, f"objects learning_rate is {self.learning_rate}, expected more than 0")
         _check(self.warmup >= 0, f"warmup is {self.warmup}, expected 0 or more")
         _check(0 < self.decay_from <= 1, f"decay_from is {self.decay_from}, expected a fraction above 0, up to 1")
+        _check(
+            min(self.betas) >= 0 and max(self.betas) < 1, f"betas is {self.betas}, expected two rates from 0 up to 1"
+        )
+        _check(self.eps > 0, f"eps is {self.eps}, expected more than 0")
+        _check(self.entropy_weight >= 0, f"entropy_weight is {self.entropy_weight}, expected 0 or more")
         _check(self.entropy_ramp >= 0, f"entropy_ramp is {self.entropy_ramp}, expected 0 or more")
         _check(self.guidance >= 0, f"guidance is {self.guidance}, expected 0 or more")
         _check(self.guidance_steps >= 0, f"guidance_steps is {self.guidance_steps}, expected 0 or more")
+        _check(
+            not self.guidance or self.scenario == "curriculum",
+            "guidance needs a trained background, and the scenario 'baseline' has none: set guidance to 0",
+        )
+        _check_name("objects precision", self.precision, PRECISIONS)
+
+    def stretched(self, steps: int) -> ObjectsConfig:
+        """The same training in another number of steps: every schedule shrinks or stretches along."""
+        _check(steps >= 1, f"steps is {steps}, expected at least 1")
+        factor = steps / self.steps
+        return dataclasses.replace(
+            self,
+            steps=steps,
+            **{
+                name: round(getattr(self, name) * factor)
+                for name in ("frozen_steps", "warmup", "entropy_ramp", "guidance_steps")
+            },
+        )
 
 
 @dataclass(frozen=True)
@@ -218,6 +258,14 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     background: BackgroundConfig = field(default_factory=BackgroundConfig)
     objects: ObjectsConfig = field(default_factory=ObjectsConfig)
+
+    def with_steps(self, steps: int | None, *, part: str = "objects") -> Config:
+        """The same run with other steps of one part, its schedules stretched along; None changes nothing."""
+        if steps is None:
+            return self
+        if part == "background":
+            return dataclasses.replace(self, background=dataclasses.replace(self.background, steps=steps))
+        return dataclasses.replace(self, objects=self.objects.stretched(steps))
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -281,11 +329,12 @@ def _converted(value: Any, hint: Any, name: str) -> Any:
         return tuple(_converted(part, kind, name) for part, kind in zip(value, parts, strict=True))
     if hint is float:
         try:
-            if isinstance(value, bool):
-                raise wrong
-            return float(value)
-        except (TypeError, ValueError):
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
             raise wrong from None
+        if isinstance(value, bool) or not math.isfinite(number):
+            raise wrong
+        return number
     if type(value) is not hint:
         raise wrong
     return value
@@ -293,5 +342,7 @@ def _converted(value: Any, hint: Any, name: str) -> Any:
 
 def _spelled(hint: Any) -> str:
     """A type as a person would say it."""
+    if typing.get_origin(hint) is tuple:
+        return f"a list of {len(typing.get_args(hint))} numbers"
     plain = {int: "a whole number", float: "a number", str: "a name", bool: "true or false"}
     return plain.get(hint, str(hint))

@@ -3,13 +3,17 @@
 Not in the paper. There the encoder starts blind: objects weigh e^-11, and hours pass before the attention maps have
 settled on anything. But once the background is learnt, the connected regions in which an image differs from it are
 rough detections that cost nothing. Each is cut where it has a neck (touching objects), the object slots of an image are
-matched to its regions by the Hungarian algorithm, and a loss draws position, scale and activation of a matched slot
-towards its region and switches off the others. The weight of that loss falls to zero early in the training of the
-objects, so that the final model is trained by the paper's losses alone.
+matched to its regions by the Hungarian algorithm, and a loss draws attention, position, scale and activation of a
+matched slot towards its region and switches off the others. The weight of that loss falls to zero in the course of the
+training, so that the final model is shaped by the paper's losses alone.
+
+Without labels: the regions come from images and the background model only.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +24,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional
 
-from astseg.types import ObjectLatents
+from astseg.types import SceneOutput
 
 __all__ = ["Blobs", "find_blobs", "guidance_loss"]
 
@@ -33,6 +37,12 @@ MARGIN = 1.25
 ON_MARGIN = 2.0
 """A matched slot should outweigh the background by e^2 where its mask is full."""
 
+TERM_WEIGHTS = {"attention": 0.1, "position": 1.0, "scale": 0.3, "activation": 0.3}
+"""How the parts of the loss weigh against each other."""
+
+SMALLEST_SHARE = 1e-6
+"""Attention on a region counts as at least this much, so that its logarithm is finite."""
+
 
 @dataclass(frozen=True)
 class Blobs:
@@ -41,18 +51,30 @@ class Blobs:
     Attributes:
         box: N x R x 4, centre x, centre y in [-1, 1], width and height as fractions of the image side; float32.
         present: N x R, which entries are regions.
+        regions: N x H x W, uint8, the number of the region at each pixel, from 1; 0 outside.
     """
 
     box: Tensor
     present: Tensor
+    regions: Tensor
+
+    def to(self, device: torch.device) -> Blobs:
+        """The same on another device."""
+        return Blobs(self.box.to(device), self.present.to(device), self.regions.to(device))
 
     def take(self, indices: Tensor, mirrored: Tensor | None = None) -> Blobs:
         """The regions of some images; mirrored: B bool, which of them are seen in a mirror."""
-        box = self.box[indices]
+        box, regions = self.box[indices], self.regions[indices]
         if mirrored is not None:
-            sign = torch.where(mirrored, -1.0, 1.0)[:, None]
-            box = torch.cat([box[..., :1] * sign[..., None], box[..., 1:]], dim=-1)
-        return Blobs(box, self.present[indices])
+            sign = torch.where(mirrored, -1.0, 1.0)[:, None, None]
+            box = torch.cat([box[..., :1] * sign, box[..., 1:]], dim=-1)
+            regions = torch.where(mirrored[:, None, None], regions.flip(2), regions)
+        return Blobs(box, self.present[indices], regions)
+
+    def cells(self, size: tuple[int, int]) -> Tensor:
+        """How much of each cell of an h x w map each region covers, N x R x h x w in [0, 1]."""
+        numbers = torch.arange(1, self.present.shape[1] + 1, device=self.regions.device)[:, None, None]
+        return functional.adaptive_avg_pool2d((self.regions[:, None] == numbers).float(), size)
 
 
 def find_blobs(foreground: NDArray[np.bool_], *, limit: int, smallest: float = 0.002) -> Blobs:
@@ -60,40 +82,42 @@ def find_blobs(foreground: NDArray[np.bool_], *, limit: int, smallest: float = 0
 
     Args:
         foreground: N x H x W, what differs from the background.
-        limit: R, regions kept for each image.
-        smallest: Regions below this fraction of the image are noise.
+        limit: R, regions kept for each image, at most 255.
+        smallest: Regions below this fraction of the image, or below 4 pixels, are noise.
     """
     n, h, w = foreground.shape
     box = torch.zeros(n, limit, 4)
     present = torch.zeros(n, limit, dtype=torch.bool)
+    regions = torch.zeros(n, h, w, dtype=torch.uint8)
     for i, mask in enumerate(foreground):
-        regions = [part for part in _regions(mask) if part[0] >= max(4.0, smallest * h * w)]
-        for j, (_, top, bottom, left, right) in enumerate(sorted(regions, reverse=True)[:limit]):
-            box[i, j] = torch.tensor(
-                [(left + right) / w - 1, (top + bottom) / h - 1, (right - left) / w, (bottom - top) / h]
-            )
+        parts = [part for part in _parts(mask) if part[0] >= max(4.0, smallest * h * w)]
+        parts.sort(key=lambda part: -part[0])
+        for j, (_, top, left, part) in enumerate(parts[:limit]):
+            height, width = part.shape
+            box[i, j] = torch.tensor([(2 * left + width) / w - 1, (2 * top + height) / h - 1, width / w, height / h])
             present[i, j] = True
-    return Blobs(box, present)
+            regions[i, top : top + height, left : left + width][torch.from_numpy(part)] = j + 1
+    return Blobs(box, present, regions)
 
 
-def _regions(mask: NDArray[np.bool_]) -> list[tuple[int, int, int, int, int]]:
-    """Area, top, bottom, left, right (ends exclusive) of each region of an H x W mask, in pixels."""
+def _parts(mask: NDArray[np.bool_]) -> Iterator[tuple[int, int, int, NDArray[np.bool_]]]:
+    """Area, top, left and cropped mask of each region of an H x W mask, in pixels."""
     components, _ = ndimage.label(mask)
-    found = []
     for number, window in enumerate(ndimage.find_objects(components), start=1):
-        top, left = window[0].start, window[1].start
         for part in _cut(components[window] == number):
             rows, columns = np.nonzero(part.any(axis=1))[0], np.nonzero(part.any(axis=0))[0]
-            found.append(
-                (int(part.sum()), top + rows[0], top + rows[-1] + 1, left + columns[0], left + columns[-1] + 1)
-            )
-    return found
+            cropped = part[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            yield int(cropped.sum()), window[0].start + int(rows[0]), window[1].start + int(columns[0]), cropped
 
 
 def _cut(region: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """Cut one connected region where it has a neck: its cores are peaks of the distance to its edge."""
-    distance = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
-    smooth = ndimage.gaussian_filter(distance, 1.0) * region
+    """Cut one connected region where it has a neck: its cores are peaks of the distance to its edge.
+
+    Holes count as filled, so that a ring is one object and not a chain of them.
+    """
+    filled = ndimage.binary_fill_holes(region)
+    distance = ndimage.distance_transform_edt(np.pad(filled, 1))[1:-1, 1:-1]
+    smooth = ndimage.gaussian_filter(distance, 1.0) * filled
     peaks = np.argwhere((smooth == ndimage.maximum_filter(smooth, size=5)) & (distance >= 2))
     peaks = peaks[np.argsort(-distance[tuple(peaks.T)], kind="stable")]
     cores: list[NDArray[np.intp]] = []
@@ -119,46 +143,71 @@ def _narrowest(distance: NDArray[np.float64], start: NDArray[np.intp], end: NDAr
 
 
 def guidance_loss(
-    latents: ObjectLatents,
+    output: SceneOutput,
     blobs: Blobs,
     *,
     background_log_activation: Tensor,
     scale_range: tuple[float, float],
-) -> dict[str, Tensor]:
+    anchoring: float = 0.0,
+) -> Tensor:
     """Draw matched slots to their regions and switch off the others.
 
+    The parts, weighed by :data:`TERM_WEIGHTS`: minus the logarithm of the attention that falls on the region; distance
+    of the position from its centre; distance of the log scale from the one that fits its box; cross entropy of the
+    activation, on against off. A slot is matched by its attention, its position and, at first, its anchor: a fixed
+    place for each slot, spread over the image, which parts the slots before they have learnt anything.
+
     Args:
-        latents: The objects of B images.
+        output: What the model says of B images.
         blobs: The regions of the same images.
         background_log_activation: Log alpha_0, scalar.
         scale_range: Smallest and largest inverse scale.
+        anchoring: How much the anchors count in the matching; 0 or less: nothing.
 
     Returns:
-        ``guidance_position``, ``guidance_scale`` and ``guidance_activation``, scalars.
+        A scalar; of the first three parts nothing where no image has a region.
     """
-    b, k, s = latents.scale.shape
-    centre, side = blobs.box[..., :2], blobs.box[..., 2:].clamp_min(1e-3)
-    if s == 1:
+    latents, attention = output.latents, output.attention
+    box = blobs.box.to(latents.position)
+    centre, side = box[..., :2], box[..., 2:].clamp_min(1e-3)
+    if latents.scale.shape[-1] == 1:
         side = side.amax(dim=-1, keepdim=True)
     target = (1 / (MARGIN * side)).clamp(*scale_range).log()  # B x R x S
+    cells = blobs.cells((attention.shape[2], attention.shape[3])).to(attention)
+    unseen = -(attention.flatten(2) @ cells.flatten(2).mT).clamp_min(SMALLEST_SHARE).log()  # B x K x R
     with torch.no_grad():
-        far = torch.cdist(latents.position, centre) + 0.5 * torch.cdist(latents.scale.log(), target)  # B x K x R
+        far = unseen + torch.cdist(latents.position, centre)  # B x K x R
+        if anchoring > 0:
+            far = far + anchoring * torch.cdist(slot_anchors(far.shape[1]).to(centre), centre)
         image, slot, blob = _match(far, blobs.present)
-    matched = torch.zeros(b, k, device=centre.device)
+    matched = torch.zeros_like(latents.log_activation)  # B x K
     matched[image, slot] = 1
     advantage = latents.log_activation - background_log_activation.detach()
-    return {
-        "guidance_position": functional.l1_loss(latents.position[image, slot], centre[image, blob]),
-        "guidance_scale": functional.l1_loss(latents.scale[image, slot].log(), target[image, blob]),
-        "guidance_activation": functional.binary_cross_entropy_with_logits(
-            advantage - ON_MARGIN * matched, matched
-        ),
+    terms = {
+        "attention": unseen[image, slot, blob].sum() / max(1, len(image)),
+        "position": _mean_distance(latents.position[image, slot], centre[image, blob]),
+        "scale": _mean_distance(latents.scale[image, slot].log(), target[image, blob]),
+        "activation": functional.binary_cross_entropy_with_logits(advantage - ON_MARGIN * matched, matched),
     }
+    return torch.stack([TERM_WEIGHTS[name] * term for name, term in terms.items()]).sum()
+
+
+def slot_anchors(slots: int) -> Tensor:
+    """K x 2, (x, y) in [-1, 1]: places spread evenly over the image, on a sunflower spiral."""
+    number = torch.arange(slots) + 0.5
+    radius, angle = 0.8 * (number / slots).sqrt(), number * math.pi * (3 - math.sqrt(5))
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
+
+
+def _mean_distance(values: Tensor, targets: Tensor) -> Tensor:
+    """Mean absolute difference; 0, not NaN, of nothing."""
+    return (values - targets).abs().sum() / max(1, values.numel())
 
 
 def _match(far: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Pairs of slots and regions with the smallest sum of distances, for each image: image, slot, region indices."""
     pairs = []
+    far = far.nan_to_num()  # a model that has diverged is told by its losses, not by the assignment's refusal
     for i, (cost, count) in enumerate(zip(far.cpu().numpy(), present.sum(dim=1).tolist(), strict=True)):
         slots, blobs = linear_sum_assignment(cost[:, :count])
         pairs.append(np.stack([np.full_like(slots, i), slots, blobs]))

@@ -7,13 +7,36 @@ weights instead of a sampling grid), and blending never builds the concatenated 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 
-__all__ = ["attention_pool", "blend_layers", "cell_positions", "place_glimpses", "sampling_weights"]
+__all__ = [
+    "at_least_float32",
+    "attention_pool",
+    "blend_layers",
+    "cell_positions",
+    "full_precision",
+    "place_glimpses",
+    "sampling_weights",
+]
 
 SMALLEST_LOG_RATIO = -80.0
 """Activations further apart than e^80 count as e^80 apart, so that float32 never divides zero by zero."""
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Half precision as float32; float32 and float64 as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """A block in which autocast does not round the factors of matrix products to half precision."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def cell_positions(height: int, width: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:

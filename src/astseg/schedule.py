@@ -13,7 +13,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["Phase", "background_beta", "background_learning_rate", "entropy_weight", "learning_rate", "phase"]
+__all__ = [
+    "Phase",
+    "background_beta",
+    "background_learning_rate",
+    "entropy_weight",
+    "guidance_weight",
+    "learning_rate",
+    "phase",
+]
 
 Phase = Literal["objects", "joint"]
 
@@ -56,6 +64,17 @@ def entropy_weight(step: int, *, weight: float, ramp: int) -> float:
     if step < ramp:
         return weight * (step / ramp) ** 2
     return weight
+
+
+def guidance_weight(step: int, *, weight: float, steps: int) -> float:
+    """Weight of the blob guidance: ``weight`` in the first iteration, falling linearly to 0; not in the paper.
+
+    Args:
+        step: Finished iterations, 0 or more.
+        weight: Weight at the start.
+        steps: Iterations until it is 0; 0: never any.
+    """
+    return weight * max(0.0, 1 - step / steps) if steps else 0.0
 
 
 def background_beta(step: int, *, steps: int, beta: float, ramp_start: float = 0.3, ramp_end: float = 0.7) -> float:

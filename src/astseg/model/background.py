@@ -10,6 +10,7 @@ What differs from the authors' program:
 - One layer plan serves both halves. The authors' decoder tests the height where it should test the width, so that where
   the sides differ, so may its depth (64 x 128) or a kernel (128 x 64); ours always mirrors the encoder.
 - Image sizes that need fewer than 5 or more than 7 layers work, and so does the width ``small``.
+- The form ``template`` of :class:`BackgroundModel` is ours; ``paper`` is the default.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ __all__ = [
 
 CODE_SIZE = 16
 SMALLEST_SIDE = 8
+TEMPLATE_RANGE = (0.02, 0.98)
+"""Medians are kept this far from black and white, where a sigmoid would hardly move any more."""
+TEMPLATE_ERROR = -4.0
+"""Logit of the predicted error that the template starts from: about 5 grey levels."""
 LARGE_IMAGE = 200
 """From this side on, the layers shrink their input by 3 instead of 2."""
 
@@ -199,20 +204,30 @@ def _block(plan: LayerPlan, channels: tuple[int, int], *, transposed: bool) -> n
 
 
 class BackgroundModel(nn.Module):
-    """Autoencoder of the background: image -> 16 numbers -> background and predicted error (AE-NE)."""
+    """Autoencoder of the background: image -> 16 numbers -> background and predicted error (AE-NE).
 
-    def __init__(self, image_size: tuple[int, int], width: str = "simple") -> None:
+    Two forms. ``paper``: as published. ``template``, to learn in a minute what a mostly static scene looks like:
+
+    - Images enter centred on 0 instead of as 0 to 255. In front of a GroupNorm without biases the published range
+      makes the code almost blind to brightness, because a brighter image is then, up to its scale, the same image.
+    - A learned template of one number for each pixel and channel is added before the last sigmoid. It starts from the
+      median of some images (:meth:`start_from`), so that the decoder has only to learn what differs from it.
+    """
+
+    def __init__(self, image_size: tuple[int, int], width: str = "simple", *, form: str = "paper") -> None:
         """Build the two halves from one layer plan.
 
         Args:
             image_size: (height, width), each at least 8.
             width: Channel table: ``simple`` (one background for all images), ``complex`` (a new one in each image) or
                 ``small`` (for work without a GPU).
+            form: ``paper`` or ``template``.
 
         Raises:
             UserError: If the images are too small or the width is unknown.
         """
         super().__init__()
+        assert form in ("paper", "template"), form
         plans = layer_plan(image_size)
         encoder_channels, decoder_channels = channel_tables(width, len(plans))
         self.encoder = nn.Sequential(
@@ -224,10 +239,25 @@ class BackgroundModel(nn.Module):
         upwards = zip(reversed(plans), itertools.pairwise(reversed(decoder_channels)), strict=True)
         blocks = [_block(plan, channels, transposed=True) for plan, channels in upwards]
         self.decoder = nn.Sequential(*blocks[:-1], blocks[-1][0])
+        self.template = nn.Parameter(torch.zeros(4, *image_size)) if form == "template" else None
+
+    @torch.no_grad()
+    def start_from(self, images: Tensor) -> None:
+        """Set the template to the median of some images and a small predicted error; without a template, do nothing.
+
+        Args:
+            images: N x 3 x H x W in [0, 1]; some hundred are enough.
+        """
+        if self.template is None:
+            return
+        median = images.contiguous().median(dim=0).values.clamp(*TEMPLATE_RANGE)
+        self.template[:3] = median.logit()
+        self.template[3:] = TEMPLATE_ERROR
 
     def encode(self, images: Tensor) -> Tensor:
         """Images B x 3 x H x W in [0, 1] -> codes B x 16."""
-        code: Tensor = self.encoder(images * 255)
+        scaled = images * 255 if self.template is None else (images - 0.5) * 4
+        code: Tensor = self.encoder(scaled)
         return code.flatten(1)
 
     def decode(self, code: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,7 +265,9 @@ class BackgroundModel(nn.Module):
 
         The predicted error is that of the background at each pixel, mean over RGB.
         """
-        logits = self.decoder(code[:, :, None, None])
+        logits: Tensor = self.decoder(code[:, :, None, None])
+        if self.template is not None:
+            logits = logits + self.template
         # Near 1, bfloat16 has steps of a grey level, as large as the errors that the loss is about.
         outputs = torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
         return outputs[:, :3], outputs[:, 3:]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from astseg.ops import attention_pool
+from astseg.ops import at_least_float32, attention_pool, full_precision
 from astseg.types import ObjectLatents
 
 __all__ = ["REFINEMENTS", "Encoder", "Refinement", "join_latents", "split_latents"]
@@ -34,7 +34,7 @@ def split_latents(raw: Tensor, *, scale_numbers: int, scale_range: tuple[float, 
     """
     smallest, largest = scale_range
     appearance_size = raw.shape[-1] - 3 - scale_numbers
-    position, scale, activation, appearance = raw.split([2, scale_numbers, 1, appearance_size], dim=-1)
+    position, scale, activation, appearance = torch.split(raw, [2, scale_numbers, 1, appearance_size], dim=-1)
     return ObjectLatents(
         position=position.clamp(-1, 1),
         scale=smallest + (largest - smallest) * scale.sigmoid(),
@@ -51,21 +51,22 @@ def join_latents(latents: ObjectLatents, *, scale_range: tuple[float, float]) ->
 
 
 class Refinement(nn.Module):
-    """A transformer over the K vectors of an image; no positional code, since the slots are a set.
-
-    Args:
-        size: 2 + F, numbers of a slot.
-        width: D.
-        heads: Attention heads.
-        layers: Encoder layers (post-norm, ReLU).
-        feedforward: Hidden width of the feed-forward blocks.
-        dropout: Dropout rate.
-        form: ``paper`` or ``residual``.
-    """
+    """A transformer over the K vectors of an image; no positional code, since the slots are a set."""
 
     def __init__(
         self, *, size: int, width: int, heads: int, layers: int, feedforward: int, dropout: float, form: str
     ) -> None:
+        """Build the layers.
+
+        Args:
+            size: 2 + F, numbers of a slot.
+            width: D.
+            heads: Attention heads.
+            layers: Encoder layers (post-norm, ReLU).
+            feedforward: Hidden width of the feed-forward blocks.
+            dropout: Dropout rate.
+            form: ``paper`` or ``residual``.
+        """
         super().__init__()
         assert form in REFINEMENTS, form
 
@@ -89,15 +90,7 @@ class Refinement(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Algorithm 1: image to object latents.
-
-    Args:
-        backbone: B x 3 x H x W -> B x (K + F) x h x w, the first K channels being attention logits.
-        refinement: B x K x (2 + F) -> the same shape.
-        slots: K.
-        scale_numbers: S, 1 (isotropic) or 2.
-        scale_range: Smallest and largest inverse scale.
-    """
+    """Algorithm 1: image to object latents."""
 
     def __init__(
         self,
@@ -108,6 +101,15 @@ class Encoder(nn.Module):
         scale_numbers: int,
         scale_range: tuple[float, float],
     ) -> None:
+        """Put the parts together.
+
+        Args:
+            backbone: B x 3 x H x W -> B x (K + F) x h x w, the first K channels being attention logits.
+            refinement: B x K x (2 + F) -> the same shape.
+            slots: K.
+            scale_numbers: S, 1 (isotropic) or 2.
+            scale_range: Smallest and largest inverse scale.
+        """
         super().__init__()
         self.backbone = backbone
         self.refinement = refinement
@@ -117,7 +119,9 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[ObjectLatents, Tensor]:
         """images: B x 3 x H x W in [0, 1] -> latents, and attention maps B x K x h x w."""
-        maps = self.backbone(images).float()  # positions and scales want full precision, whatever the backbone ran in
-        attention, pooled = attention_pool(maps[:, : self.slots], maps[:, self.slots :])
-        raw = self.refinement(pooled).float()
+        maps = at_least_float32(self.backbone(images))
+        # Near 1, bfloat16 has steps of 1/256: a quarter of a pixel of 128, too coarse for positions.
+        with full_precision(maps.device):
+            attention, pooled = attention_pool(maps[:, : self.slots], maps[:, self.slots :])
+            raw = self.refinement(pooled)
         return split_latents(raw, scale_numbers=self.scale_numbers, scale_range=self.scale_range), attention

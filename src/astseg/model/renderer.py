@@ -11,7 +11,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from astseg.ops import blend_layers, place_glimpses
+from astseg.ops import at_least_float32, blend_layers, full_precision, place_glimpses
 from astseg.types import ObjectLatents
 
 __all__ = ["GlimpseGenerator", "Renderer", "glimpse_channels"]
@@ -32,37 +32,32 @@ def glimpse_channels(image_size: tuple[int, int]) -> tuple[int, ...]:
 
 
 class GlimpseGenerator(nn.Sequential):
-    """z_what to colours and mask (Table 2): transposed convolutions, each doubling the side, shared by all slots.
-
-    Args:
-        appearance_size: Z.
-        channels: Output channels of the layers; the last is 4, RGB and mask.
-    """
+    """z_what to colours and mask (Table 2): transposed convolutions, each doubling the side, shared by all slots."""
 
     def __init__(self, appearance_size: int, channels: tuple[int, ...]) -> None:
-        # The first layer turns 1 x 1 into 2 x 2. A quarter of a GroupNorm per 16 channels: 128 -> 8 groups, 8 -> 1.
+        """Build the layers.
+
+        Args:
+            appearance_size: Z.
+            channels: Output channels of the layers; the last is 4, RGB and mask.
+        """
+        # The first layer turns 1 x 1 into 2 x 2. A group of every GroupNorm has 16 channels, or all if there are fewer.
         layers: list[nn.Module] = [nn.ConvTranspose2d(appearance_size, channels[0], 2, 2, bias=False)]
-        for before, after in itertools.pairwise(channels):
+        last = len(channels) - 1
+        for i, (before, after) in enumerate(itertools.pairwise(channels), start=1):
             layers += [nn.GroupNorm(max(1, before // 16), before), nn.CELU()]
-            layers += [nn.ConvTranspose2d(before, after, 4, 2, 1, bias=after == channels[-1])]
+            layers += [nn.ConvTranspose2d(before, after, 4, 2, 1, bias=i == last)]
         super().__init__(*layers, nn.Sigmoid())
         self.side = 2 ** len(channels)
 
     def forward(self, appearance: Tensor) -> Tensor:
         """appearance: N x Z -> N x 4 x g x g in [0, 1]."""
-        glimpses: Tensor = super().forward(appearance[..., None, None])
+        glimpses: Tensor = super().forward(appearance[..., None, None])  # type: ignore[no-untyped-call]
         return glimpses
 
 
 class Renderer(nn.Module):
-    """Algorithm 2: draw every object, place it, settle occlusions, mix.
-
-    Args:
-        generator: N x Z -> N x 4 x g x g.
-        image_size: (H, W).
-        background_log_activation: Log alpha_0 at the start; learned.
-        pixel_activation: Adds a learned term for each pixel to log alpha_0 (the reference's setting for videos).
-    """
+    """Algorithm 2: draw every object, place it, settle occlusions, mix."""
 
     def __init__(
         self,
@@ -72,6 +67,14 @@ class Renderer(nn.Module):
         background_log_activation: float = 11.0,
         pixel_activation: bool = False,
     ) -> None:
+        """Put the parts together.
+
+        Args:
+            generator: N x Z -> N x 4 x g x g.
+            image_size: (H, W).
+            background_log_activation: Log alpha_0 at the start; learned.
+            pixel_activation: Adds a learned term for each pixel to log alpha_0 (the reference's setting for videos).
+        """
         super().__init__()
         self.generator = generator
         self.image_size = image_size
@@ -96,9 +99,10 @@ class Renderer(nn.Module):
         """
         b, k, _ = latents.appearance.shape
         glimpses = self.generator(latents.appearance.flatten(0, 1)).unflatten(0, (b, k))  # B x K x 4 x g x g
-        placed = place_glimpses(glimpses, latents.position, latents.scale, image_size=self.image_size).float()
+        placed = at_least_float32(place_glimpses(glimpses, latents.position, latents.scale, image_size=self.image_size))
         layers, masks = placed[:, :, :3], placed[:, :, 3]
-        weights, reconstruction = blend_layers(
-            layers, masks, latents.log_activation, background, self.background_activation()
-        )
+        with full_precision(placed.device):
+            weights, reconstruction = blend_layers(
+                layers, masks, latents.log_activation, background, self.background_activation()
+            )
         return layers, masks, weights, reconstruction

@@ -10,32 +10,45 @@ import torch
 from torch import Tensor, nn
 
 from astseg.config import ModelConfig
-from astseg.model.background import BackgroundModel
 from astseg.model.backbones import build_backbone
+from astseg.model.background import BackgroundModel
 from astseg.model.encoder import Encoder, Refinement
 from astseg.model.renderer import GlimpseGenerator, Renderer, glimpse_channels
-from astseg.types import SceneOutput
+from astseg.types import SceneOutput, UserError
 
 __all__ = ["AstSeg", "build"]
 
 
 class AstSeg(nn.Module):
-    """Find, separate and redraw the objects of images.
+    """Find, separate and redraw the objects of images."""
 
-    Args:
-        background_model: B x 3 x H x W -> background B x 3 x H x W and predicted error B x 1 x H x W.
-        encoder: B x 3 x H x W -> object latents and attention maps.
-        renderer: Latents and background -> layers, masks, weights, reconstruction.
-    """
+    def __init__(self, background_model: BackgroundModel, encoder: Encoder, renderer: Renderer) -> None:
+        """Put the parts together.
 
-    def __init__(self, background_model: nn.Module, encoder: nn.Module, renderer: nn.Module) -> None:
+        Args:
+            background_model: B x 3 x H x W -> background B x 3 x H x W and predicted error B x 1 x H x W.
+            encoder: B x 3 x H x W -> object latents and attention maps.
+            renderer: Latents and background -> layers, masks, weights, reconstruction.
+        """
         super().__init__()
         self.background_model = background_model
         self.encoder = encoder
         self.renderer = renderer
 
     def forward(self, images: Tensor, background: Tensor | None = None) -> SceneOutput:
-        """images: B x 3 x H x W in [0, 1]; background: the same shape, where it is known (frozen) already."""
+        """Run the method.
+
+        Args:
+            images: B x 3 x H x W in [0, 1].
+            background: The same shape, where it is known (frozen) already.
+
+        Raises:
+            UserError: Images of another size than the model was built for.
+        """
+        height, width = images.shape[-2:]
+        rows, columns = self.renderer.image_size
+        if (height, width) != (rows, columns):
+            raise UserError(f"images are {height}x{width}, but the model was built for {rows}x{columns}: resize them")
         if background is None:
             background, _ = self.background_model(images)
         latents, attention = self.encoder(images)
@@ -89,5 +102,6 @@ def build(config: ModelConfig) -> AstSeg:
         background_log_activation=config.background_log_activation,
         pixel_activation=config.pixel_activation,
     )
-    background = BackgroundModel(config.image_size, width=config.background_width)
-    return AstSeg(background, encoder, renderer).to(memory_format=torch.channels_last)
+    background = BackgroundModel(config.image_size, config.background_width, form=config.background_form)
+    model = AstSeg(background, encoder, renderer)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -1,0 +1,198 @@
+"""What the command line takes: a dataclass for each command, and the parser that makes one of them. No torch here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
+
+from astseg.config import Config, override
+from astseg.presets import PRESETS, preset
+from astseg.types import UserError
+
+__all__ = ["Demo", "Evaluate", "Scenes", "Segment", "Train", "TrainBackground", "parse"]
+
+DEFAULT_PRESET = "small"
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Make scenes with exact masks, in the CLEVRTEX layout."""
+
+    out: Positional[Path]
+    """Folder to make."""
+    family: Literal["desk", "rooms"] = "desk"
+    """desk: one textured background, changing light; rooms: a new room in every image."""
+    count: int = 1000
+    """How many."""
+    size: int = 64
+    """Side in pixels."""
+    seed: int = 0
+    """The same seed gives the same pixels on every machine."""
+    processes: int = 2
+    """How many work at once; the result does not depend on it."""
+
+
+@dataclass(frozen=True)
+class TrainBackground:
+    """Learn the background alone: phase 1 of the curriculum. Goes on where the run folder stands."""
+
+    data: Positional[Path]
+    """Scenes: a .npz file, a folder in the CLEVRTEX layout, or a folder of images."""
+    out: Path
+    """Run folder."""
+    preset: str = DEFAULT_PRESET
+    """Named settings."""
+    config: Path | None = None
+    """YAML or JSON file with settings, laid over the preset."""
+    split: str = "all"
+    """Which scenes: all, train, val, test, or a slice such as :-50."""
+    crop: float | None = None
+    """Centre crop, as a part of the short side; by default what the data set declares."""
+    seed: int = 0
+    """Seed of weights, batches and dropout."""
+    minutes: float | None = None
+    """Time limit."""
+    steps: int | None = None
+    """Steps of the phase; for train those of the objects."""
+    tensorboard: bool = False
+    """Write RUN/tensorboard as well."""
+    settings: Annotated[Config, arg(name="")] = field(default_factory=Config)
+
+
+@dataclass(frozen=True)
+class Train(TrainBackground):
+    """Learn background and objects: the whole curriculum. Goes on where the run folder stands."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a run on scenes with masks."""
+
+    run: Positional[Path]
+    """Run folder."""
+    data: Positional[Path]
+    """Scenes, as for train."""
+    json: Path | None = None
+    """Write the figures there too, besides RUN/metrics.json."""
+    split: str = "all"
+    """Which scenes: all, train, val, test, or a slice such as -50: ."""
+    crop: float | None = None
+    """Centre crop, as a part of the short side; by default that of the training."""
+    protocol: Literal["astseg", "reference", "clevrtex"] = "astseg"
+    """How the figures are defined."""
+    batch_size: int = 64
+    """Images at a time."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Masks for pictures: label images, overlays and a table of the objects."""
+
+    run: Positional[Path]
+    """Run folder."""
+    input: Positional[Path]
+    """An image or a folder of images."""
+    out: Path
+    """Folder for the results."""
+    batch_size: int = 32
+    """Images at a time."""
+    every: bool = False
+    """Write the empty background and the reconstruction of each image too."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Make desk scenes, learn to find their objects, measure it on scenes never seen."""
+
+    out: Path = Path("runs/demo")
+    """Run folder."""
+    family: Literal["desk", "rooms"] = "desk"
+    """Which scenes."""
+    scenes: int = 10_000
+    """Scenes to learn from."""
+    test_scenes: int = 500
+    """Scenes to measure on."""
+    seed: int = 0
+    """Seed of scenes, weights, batches and dropout."""
+    minutes: float | None = 11.0
+    """Time limit of the training; on a slow machine the schedules shrink to fit."""
+    steps: int | None = None
+    """Steps of the objects."""
+
+
+Command = (
+    Annotated[Demo, subcommand("demo")]
+    | Annotated[Scenes, subcommand("scenes")]
+    | Annotated[Train, subcommand("train")]
+    | Annotated[TrainBackground, subcommand("train-background")]
+    | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Segment, subcommand("segment")]
+)
+
+
+def parse(arguments: Sequence[str]) -> Any:
+    """The command that the arguments spell.
+
+    Raises:
+        UserError: An unknown preset, or a configuration file that is missing, broken or wrong.
+        SystemExit: Any other mistake, told by the parser (2), or a request for help (0).
+    """
+    if "train" in arguments[:1] or "train-background" in arguments[:1]:
+        kind = Train if arguments[0] == "train" else TrainBackground
+        name = _option(arguments, "--preset") or DEFAULT_PRESET
+        settings = preset(name)
+        file = _option(arguments, "--config")
+        if file is not None:
+            settings = override(settings, read_settings(Path(file)))
+        default = kind(data=tyro.MISSING, out=tyro.MISSING, settings=settings)
+        return tyro.cli(kind, prog=f"astseg {arguments[0]}", args=arguments[1:], default=default)
+    return tyro.cli(OmitArgPrefixes[Command], prog="astseg", args=arguments, description=_introduction())  # type: ignore
+
+
+def _introduction() -> str:
+    """What ``astseg --help`` says first."""
+    return (
+        "Find, separate and redraw the objects in unlabelled images. Begin with: astseg demo."
+        f" Presets: {', '.join(PRESETS)}."
+    )
+
+
+def _option(arguments: Sequence[str], name: str) -> str | None:
+    """The value of an option that decides the defaults of the others, before they are parsed."""
+    for i, argument in enumerate(arguments):
+        if argument == name and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """Settings from a YAML or JSON file.
+
+    Raises:
+        UserError: Missing, unreadable or not a table of names and values.
+    """
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read '{file}': {error.__class__.__name__}; give a YAML or JSON file") from None
+    import yaml
+
+    try:
+        values = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"'{file}' is broken: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(
+            f"'{file}' holds {type(values).__name__}, expected names and values such as model: {{slots: 7}}"
+        )
+    return values

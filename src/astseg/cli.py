@@ -1,0 +1,36 @@
+"""The command line. Arguments are parsed first; torch is loaded only after that, with :mod:`astseg.commands`.
+
+Exit codes: 0 done, 2 a mistake of the user, told in one line, 3 done but some files could not be read, 130 stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from astseg.arguments import parse
+from astseg.types import UserError
+
+__all__ = ["main", "run"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command; its exit code."""
+    try:
+        command = parse(arguments)
+        from astseg import commands  # loads torch
+
+        return commands.run(command)
+    except UserError as error:
+        print(f"astseg: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("astseg: stopped; the same command again goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1

@@ -1,0 +1,211 @@
+"""What the commands do. Loaded only after the arguments are parsed, because it loads torch."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from astseg import __version__, arguments
+from astseg.card import write_card
+from astseg.checkpoint import RunFolder, load_model, write_json
+from astseg.config import Config
+from astseg.data import fingerprint, index_hash, load_scenes, open_source, select
+from astseg.demo import run_demo
+from astseg.evaluate import Evaluation, evaluate
+from astseg.model.backbones import licence_notice
+from astseg.predict import Segmenter, segment_folder
+from astseg.progress import Reporter
+from astseg.train import choose_background_width, default_device, train
+from astseg.types import SceneArrays, UserError
+from astseg.watch import PanelWatch, few
+
+__all__ = ["run"]
+
+
+def run(command: Any) -> int:
+    """Run a parsed command; its exit code.
+
+    Raises:
+        UserError: A mistake of the user.
+    """
+    console = Console(soft_wrap=True)
+    actions: dict[type, Callable[[Any, Console], int]] = {
+        arguments.Scenes: make_scenes,
+        arguments.Train: train_run,
+        arguments.TrainBackground: train_run,
+        arguments.Evaluate: evaluate_run,
+        arguments.Segment: segment_input,
+        arguments.Demo: demo,
+    }
+    return actions[type(command)](command, console)
+
+
+def make_scenes(command: arguments.Scenes, console: Console) -> int:
+    """``astseg scenes``."""
+    from astseg.data.synthetic import write_scenes
+
+    with progress_bar(console, "scenes", command.count) as advance:
+        write_scenes(
+            command.out,
+            command.family,
+            count=command.count,
+            size=command.size,
+            seed=command.seed,
+            processes=command.processes,
+            progress=lambda done: advance(done, command.count),
+        )
+    console.print(f"{command.count} scenes in {command.out}; next: astseg train {command.out} --out runs/first")
+    return 0
+
+
+def train_run(command: arguments.Train | arguments.TrainBackground, console: Console) -> int:
+    """``astseg train`` and ``astseg train-background``."""
+    whole = isinstance(command, arguments.Train)
+    if command.minutes is not None and command.minutes <= 0:
+        raise UserError(f"minutes is {command.minutes:g}, expected more than 0")
+    config = command.settings.with_steps(command.steps, part="objects" if whole else "background")
+    folder = RunFolder(command.out)
+    scenes = load(console, command.data, config, selection=command.split, crop=command.crop)
+    if config.model.background_width == "auto":
+        console.print("a short run chooses the width of the background model")
+        width = choose_background_width(config, scenes, seed=command.seed)
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, background_width=width))
+        console.print(f"the background is {width}")
+    about = {
+        "astseg": __version__,
+        "preset": command.preset,
+        "seed": command.seed,
+        "data": str(command.data),
+        "split": command.split,
+        "crop": command.crop,
+        "images": len(scenes),
+        "fingerprint": fingerprint(scenes),
+    }
+    folder.begin(config, about)
+    notice = licence_notice(config.model.backbone_weights)
+    if notice:
+        console.print(notice)
+    board = folder.path / "tensorboard" if command.tensorboard else None
+    with Reporter(folder.log_path, console=console, tensorboard=board) as reporter:
+        watch = PanelWatch(folder, few(scenes), reporter)
+        model = train(
+            config,
+            scenes,
+            run=folder,
+            seed=command.seed,
+            reporter=reporter,
+            minutes=command.minutes,
+            watch=watch,
+            phases=("background", "objects") if whole else ("background",),
+        )
+        watch.draw(model, "last")
+    write_card(folder, config, about)
+    following = f"astseg evaluate {command.out} DATA" if whole else f"astseg train {command.data} --out {command.out}"
+    console.print(f"done; look at {folder.panels / 'latest.png'}; next: {following}")
+    return 0
+
+
+def evaluate_run(command: arguments.Evaluate, console: Console) -> int:
+    """``astseg evaluate``."""
+    model, config = load_model(command.run)
+    _, about = RunFolder(command.run).load_config()
+    crop = command.crop if command.crop is not None else about.get("crop")
+    selection = command.split
+    scenes = load(console, command.data, config, selection=selection, crop=crop)
+    if scenes.labels is None:
+        console.print("these scenes have no masks: only figures that need none are given")
+    indices = select(open_source(command.data), selection)
+    with progress_bar(console, "evaluate", len(scenes)) as advance:
+        result = evaluate(
+            model,
+            scenes,
+            batch_size=command.batch_size,
+            device=default_device(),
+            protocol=command.protocol,
+            progress=advance,
+        )
+    values = {
+        **result.summary(),
+        "protocol": result.protocol,
+        "data": str(command.data),
+        "split": selection,
+        "split_hash": index_hash(indices),
+        "size": list(config.model.image_size),
+        "seed": about.get("seed"),
+    }
+    for file in (command.run / "metrics.json", command.json):
+        if file is not None:
+            write_json(file, values)
+    console.print(figures(result))
+    console.print(f"protocol {result.protocol}, {len(scenes)} scenes, {scenes.source}, split {values['split_hash']}")
+    return 0
+
+
+def segment_input(command: arguments.Segment, console: Console) -> int:
+    """``astseg segment``; 3 where some files could not be read."""
+    segmenter = Segmenter.from_pretrained(command.run)
+    with progress_bar(console, "segment", None) as advance:
+        summary = segment_folder(
+            segmenter,
+            command.input,
+            command.out,
+            batch_size=command.batch_size,
+            every=command.every,
+            progress=advance,
+        )
+    console.print(f"{summary.objects} objects in {summary.images} images: {command.out}")
+    for line in summary.skipped:
+        console.print(f"skipped: {line}", markup=False)
+    return 3 if summary.skipped else 0
+
+
+def demo(command: arguments.Demo, console: Console) -> int:
+    """``astseg demo``."""
+    result = run_demo(command, console)
+    console.print(figures(result))
+    console.print(f"look at {command.out / 'panels' / 'latest.png'}; the run is {command.out}")
+    console.print(
+        f"your own pictures: astseg train FOLDER --out runs/own; astseg segment {command.out} FOLDER --out masks"
+    )
+    return 0
+
+
+def load(
+    console: Console, data: Path, config: Config, *, selection: str = "all", crop: float | None = None
+) -> SceneArrays:
+    """The scenes at the size of the model, their labels checked against its slots."""
+    with progress_bar(console, "read", None) as advance:
+        return load_scenes(
+            data,
+            size=config.model.image_size,
+            selection=selection,
+            crop=crop,
+            max_label=config.model.slots,
+            progress=advance,
+        )
+
+
+def figures(result: Evaluation) -> Table:
+    """The figures as a table."""
+    table = Table(title=f"{result.count} scenes")
+    table.add_column("figure")
+    table.add_column("mean", justify="right")
+    for name, value in result.mean.items():
+        table.add_row(name, f"{value:.4f}")
+    return table
+
+
+@contextlib.contextmanager
+def progress_bar(console: Console, title: str, total: int | None) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, nothing elsewhere; gives a function of the number done and the total."""
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done, of: bar.update(task, completed=done, total=of)

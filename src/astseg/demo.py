@@ -1,0 +1,92 @@
+"""The main job in one go: make scenes, learn to find their objects, measure it on scenes never seen, show it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from astseg import __version__
+from astseg.card import write_card
+from astseg.checkpoint import RunFolder, write_json
+from astseg.data import fingerprint, load_scenes
+from astseg.data.synthetic import write_scenes
+from astseg.evaluate import Evaluation, evaluate
+from astseg.outputs import panel, save_picture
+from astseg.presets import preset
+from astseg.progress import Reporter, spelled_time
+from astseg.train import train
+from astseg.types import SceneArrays
+from astseg.watch import PanelWatch, few
+
+if TYPE_CHECKING:
+    from astseg.arguments import Demo
+
+__all__ = ["run_demo"]
+
+PRESET = "small"
+SIZE = 64
+PROCESSES = 2
+
+TEST_SEED = 1_000_000
+"""Added to the seed of the scenes that are measured, so that none of them was ever learnt from."""
+
+
+def run_demo(command: Demo, console: Console) -> Evaluation:
+    """``astseg demo``; the same command goes on with an interrupted one.
+
+    Raises:
+        UserError: A folder that holds something else, a count below 1.
+    """
+    begin = time.monotonic()
+    folder = RunFolder(command.out)
+    config = preset(PRESET).with_steps(command.steps)
+    train_scenes = made_scenes(command, console, "train", command.scenes, command.seed)
+    test_scenes = made_scenes(command, console, "test", command.test_scenes, command.seed + TEST_SEED)
+    about = {
+        "astseg": __version__,
+        "preset": PRESET,
+        "seed": command.seed,
+        "data": str(command.out / "scenes" / "train"),
+        "split": "all",
+        "crop": None,
+        "images": len(train_scenes),
+        "fingerprint": fingerprint(train_scenes),
+    }
+    folder.begin(config, about)
+    with Reporter(folder.log_path, console=console) as reporter:
+        watch = PanelWatch(folder, few(test_scenes), reporter)
+        model = train(
+            config,
+            train_scenes,
+            run=folder,
+            seed=command.seed,
+            reporter=reporter,
+            minutes=command.minutes,
+            watch=watch,
+        )
+    result = evaluate(model, test_scenes)
+    labels = None if test_scenes.labels is None else test_scenes.labels[:8]
+    save_picture(panel(test_scenes.images[:8], result.first_output, labels=labels), folder.panels / "latest.png")
+    metrics = {
+        **result.summary(),
+        "seconds": round(time.monotonic() - begin, 1),
+        "seed": command.seed,
+        "family": command.family,
+        "protocol": result.protocol,
+        "train_scenes": len(train_scenes),
+    }
+    write_json(folder.path / "metrics.json", metrics)
+    write_card(folder, config, about, metrics)
+    console.print(f"from scenes to figures in {spelled_time(time.monotonic() - begin)}")
+    return result
+
+
+def made_scenes(command: Demo, console: Console, part: str, count: int, seed: int) -> SceneArrays:
+    """The scenes of one part, made if they are not there yet, as any reader would get them from disk."""
+    path = command.out / "scenes" / part
+    if not path.exists():
+        console.print(f"making {count} {command.family} scenes in {path}", highlight=False)
+        write_scenes(path, command.family, count=count, size=SIZE, seed=seed, processes=PROCESSES)
+    return load_scenes(path, size=SIZE)

@@ -1,0 +1,201 @@
+"""A model and a data set to numbers: every metric of every image, and their means over all images.
+
+Source of the protocol: Sauvalle and de La Fortelle, WACV 2023, section 4; the metrics themselves and what they assume
+are in :mod:`astseg.metrics`. What differs from the reference: every image counts, none is dropped with a last batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from astseg.data.tensors import images_to_tensor
+from astseg.metrics import MetricTotals, clevrtex_metrics, segmentation_metrics, squared_error
+from astseg.types import SceneOutput, UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from astseg.model.scene import AstSeg
+    from astseg.types import SceneArrays
+
+__all__ = ["PROTOCOLS", "Evaluation", "evaluate", "inference", "scene_outputs"]
+
+PROTOCOLS = ("astseg", "reference", "clevrtex")
+"""How labels above K and ties of mIoU are treated: see :mod:`astseg.metrics`."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What came out.
+
+    Attributes:
+        mean: Mean over all images by metric. Always ``mse`` (summed over channels and pixels, as the paper has it),
+            ``slots_used`` (slots that own a pixel of the label map) and ``foreground`` (share of the pixels that belong
+            to slots); with labels also those of :func:`astseg.metrics.segmentation_metrics` (or, in the protocol
+            ``clevrtex``, of :func:`astseg.metrics.clevrtex_metrics`) and ``background_mse`` (mean per pixel and
+            channel, of the background image against the input where the true label is background; images without
+            such pixels are left out).
+        per_image: The same for each image: N values, float64.
+        names: Names of the N images.
+        source: Where the scenes come from, in words.
+        protocol: One of :data:`PROTOCOLS`.
+        first_output: The model's output for the first few images, on the CPU, for pictures.
+    """
+
+    mean: dict[str, float]
+    per_image: dict[str, NDArray[np.float64]]
+    names: tuple[str, ...]
+    source: str
+    protocol: str
+    first_output: SceneOutput = field(repr=False)
+
+    @property
+    def count(self) -> int:
+        """Number of images, N."""
+        return len(self.names)
+
+    def summary(self) -> dict[str, int | float | None]:
+        """``count`` and the means, ready for JSON; None where a mean is not a number."""
+        return {"count": self.count, **{name: _finite(value) for name, value in self.mean.items()}}
+
+
+def evaluate(
+    model: AstSeg,
+    scenes: SceneArrays,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+    protocol: str = "astseg",
+    keep: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Measure a model on all scenes. The model's modes and the random state stay as they are.
+
+    Args:
+        model: The model.
+        scenes: The data, at the model's image size; without labels only the label-free figures are given.
+        batch_size: Images a forward pass; the result does not depend on it but for rounding.
+        device: The model is moved there first; None leaves it where it is.
+        protocol: One of :data:`PROTOCOLS`.
+        keep: Images whose whole output is kept, all of them in the first batch.
+        progress: Called with the number of images done and their total.
+
+    Raises:
+        UserError: No scenes, scenes of another size, an unknown protocol, a batch size below 1.
+    """
+    _check(model, scenes, batch_size, protocol)
+    if device is not None:
+        model.to(device)
+    totals = MetricTotals()
+    first_output: SceneOutput | None = None
+    for start in range(0, len(scenes), batch_size):
+        stop = min(start + batch_size, len(scenes))
+        labels = None if scenes.labels is None else torch.tensor(scenes.labels[start:stop], device=_device(model))
+        with inference(model):
+            images = images_to_tensor(scenes.images[start:stop], device=_device(model))
+            output = model(images)
+            totals.add(_measure(images, output, labels, protocol))
+            if first_output is None:
+                first_output = _convert(output, lambda value: value[:keep].cpu())
+        if progress is not None:
+            progress(stop, len(scenes))
+    per_image = {name: values.numpy() for name, values in totals.per_image().items()}
+    mean = {name: float(values.mean()) for name, values in per_image.items()}
+    if "background_mse" in mean:
+        known = per_image["background_mse"][~np.isnan(per_image["background_mse"])]
+        mean["background_mse"] = float(known.mean()) if known.size else math.nan
+    assert first_output is not None
+    return Evaluation(mean, per_image, scenes.names, scenes.source, protocol, first_output)
+
+
+def scene_outputs(model: AstSeg, images: NDArray[np.uint8] | Tensor) -> SceneOutput:
+    """The model's output for a few images, in one pass, in evaluation mode, on the model's device.
+
+    Args:
+        model: The model; its modes and the random state stay as they are.
+        images: B x H x W x 3 uint8, or B x 3 x H x W float in [0, 1].
+    """
+    if not (isinstance(images, Tensor) and images.is_floating_point()):
+        images = images_to_tensor(images)
+    with inference(model):
+        output: SceneOutput = model(images.to(_device(model)))
+        return output
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module has the mode it had."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in training:
+            module.training = True  # not train(), which would reach down to modules that are frozen
+
+
+def _check(model: AstSeg, scenes: SceneArrays, batch_size: int, protocol: str) -> None:
+    if protocol not in PROTOCOLS:
+        raise UserError(f"protocol is '{protocol}', choose from {', '.join(PROTOCOLS)}")
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}, expected at least 1")
+    if not len(scenes):
+        raise UserError(f"there are no scenes in {scenes.source}: choose at least one")
+    size = model.renderer.image_size
+    if scenes.images.shape[1:3] != size:
+        got = "{}x{}".format(*scenes.images.shape[1:3])
+        raise UserError(f"scenes are {got}, expected the model's {size[0]}x{size[1]} (height x width): load them so")
+
+
+def _measure(images: Tensor, output: SceneOutput, labels: Tensor | None, protocol: str) -> dict[str, Tensor]:
+    """B values by metric, for one batch."""
+    slots = output.weights.shape[1] - 1
+    predicted = output.weights.argmax(dim=1)  # B x H x W
+    used = (predicted[:, None] == torch.arange(1, slots + 1, device=predicted.device)[:, None, None]).flatten(2).any(2)
+    values = {
+        "mse": squared_error(output.reconstruction, images),
+        "slots_used": used.sum(dim=1),
+        "foreground": (predicted > 0).float().mean(dim=(1, 2)),
+    }
+    if labels is None:
+        return values
+    if protocol == "clevrtex":
+        values |= clevrtex_metrics(labels, predicted, slots=slots)
+    else:
+        values |= segmentation_metrics(labels, predicted, slots=slots if protocol == "reference" else None)
+    return {**values, "background_mse": _background_error(images, output.background, labels)}
+
+
+def _background_error(images: Tensor, background: Tensor, labels: Tensor) -> Tensor:
+    """B values: mean squared error per pixel and channel on the true background; NaN where there is none."""
+    error = (background - images).square().mean(dim=1)  # B x H x W
+    visible = labels == 0
+    return (error * visible).sum(dim=(1, 2)) / visible.sum(dim=(1, 2))
+
+
+def _convert(values: T, change: Callable[[Tensor], Tensor]) -> T:
+    """The same dataclass with every tensor changed, nested ones included."""
+    changed: dict[str, Any] = {}
+    for part in fields(values):  # type: ignore[arg-type]
+        value = getattr(values, part.name)
+        changed[part.name] = change(value) if isinstance(value, Tensor) else _convert(value, change)
+    return type(values)(**changed)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

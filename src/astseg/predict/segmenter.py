@@ -1,0 +1,122 @@
+"""The door for users: a trained model that takes images of any kind and size.
+
+A picture is resized as a whole (its proportions give way; nothing is cropped off) to the size the model was trained at.
+A model trained on a centre crop sees more border here than it did in training: crop the pictures first where that
+matters.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+import torch
+
+from astseg.checkpoint import load_model
+from astseg.data.inputs import Input, image_from, separate
+from astseg.data.tensors import images_to_tensor
+from astseg.evaluate import inference
+from astseg.predict.prediction import Prediction, predictions_from, resized
+from astseg.types import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from astseg.model.scene import AstSeg
+
+__all__ = ["Segmenter", "choose_device"]
+
+
+class Segmenter:
+    """A trained model that takes images of any kind.
+
+    >>> segmenter = Segmenter.from_pretrained("runs/rooms")  # doctest: +SKIP
+    >>> prediction = segmenter.predict("photo.jpg")  # doctest: +SKIP
+    >>> [(found.id, found.box) for found in prediction.objects]  # doctest: +SKIP
+    [(2, (31, 40, 22, 25))]
+    """
+
+    def __init__(self, model: AstSeg) -> None:
+        """Take a model as it stands, on the device it is on; its modes are left alone."""
+        self.model = model
+
+    @classmethod
+    def from_pretrained(cls, folder: str | PathLike[str], device: str | torch.device | None = None) -> Segmenter:
+        """Load the model of a run folder.
+
+        Args:
+            folder: The folder.
+            device: Where to run, such as ``cpu`` or ``cuda:1``; None: the best there is.
+
+        Raises:
+            UserError: No run folder, broken or missing weights, a device that is not there.
+        """
+        chosen = choose_device(device)
+        model, _ = load_model(Path(folder).expanduser())
+        return cls(model.to(chosen))
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) that pictures are resized to."""
+        return self.model.renderer.image_size
+
+    @overload
+    def predict(self, inputs: Input, *, batch_size: int = ...) -> Prediction: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def predict(self, inputs: Iterable[Input], *, batch_size: int = ...) -> list[Prediction]: ...
+
+    def predict(self, inputs: Input | Iterable[Input], *, batch_size: int = 32) -> Prediction | list[Prediction]:
+        """Segment one image or many.
+
+        Args:
+            inputs: A path, a Pillow image, an array H x W x 3, H x W or H x W x 4, or a tensor 3 x H x W (arrays and
+                tensors: uint8, or float in [0, 1]); or an iterable of them, of any sizes; or an array B x H x W x 3 or
+                a tensor B x 3 x H x W.
+            batch_size: Images a forward pass.
+
+        Returns:
+            One prediction for one image, a list in the same order for anything else.
+
+        Raises:
+            UserError: An input that cannot be read, named by its path or its place; a batch size below 1.
+        """
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}, expected at least 1")
+        values, single = separate(inputs)
+        images = (image_from(one, "the image" if single else f"image {i}") for i, one in enumerate(values))
+        predictions = list(self._predictions(images, batch_size))
+        return predictions[0] if single else predictions
+
+    def _predictions(self, images: Iterable[NDArray[np.uint8]], batch_size: int) -> Iterator[Prediction]:
+        """Predictions for images H x W x 3; of a batch, only the resized images are kept."""
+        small = ((resized(image, self.image_size), image.shape[:2]) for image in images)
+        while batch := list(itertools.islice(small, batch_size)):
+            pictures, sizes = zip(*batch, strict=True)
+            with inference(self.model):
+                output = self.model(images_to_tensor(np.stack(pictures), device=next(self.model.parameters()).device))
+                background = self.model.renderer.background_activation().mean().item()
+            yield from predictions_from(output, sizes, background_activation=background)
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """A device by its name, or the best there is: CUDA, then Apple's, then the CPU.
+
+    Raises:
+        UserError: A device that is not there.
+    """
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: built without CUDA
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device '{device}' cannot be used ({reason}): choose another, such as cpu") from None
+    return chosen

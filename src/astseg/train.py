@@ -1,0 +1,428 @@
+"""Two training loops, each visible from top to bottom: the background model, then the objects.
+
+Sources: AE-NE for the first; supplement, Table 1 and section 3 of the paper for the second, with its two scenarios.
+What differs, and only where the configuration says so: the ramp and the template of the background, and the guidance
+of the objects (:mod:`astseg.guidance`).
+
+Every step draws its batch and its noise from (seed, step) alone. So a run repeats bit for bit on one machine, and one
+that was interrupted goes on as if it had not been. With a limit of minutes the schedules run by the clock where that is
+ahead of the steps, so that a run that is cut short by time still ends with its last, slow phase.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from astseg import schedule
+from astseg.checkpoint import RunFolder, TrainingState
+from astseg.config import BackgroundConfig, Config, ObjectsConfig
+from astseg.data.tensors import images_to_tensor
+from astseg.guidance import Blobs, find_blobs, guidance_loss
+from astseg.interruption import Interruption
+from astseg.losses import background_loss, pixel_entropy_loss, reconstruction_loss
+from astseg.model.background import BackgroundModel, foreground_mask, is_complex
+from astseg.model.scene import AstSeg, build
+from astseg.progress import Reporter
+from astseg.types import SceneArrays
+
+__all__ = ["Clock", "Watch", "choose_background_width", "train", "train_background", "train_objects"]
+
+Watch = Callable[[nn.Module, str, int, float], None]
+"""Called after each step with the model, the phase, the finished steps and the seconds; to draw pictures."""
+
+SAVE_SECONDS = 120.0
+"""A run that is killed loses at most this much work."""
+
+CACHE_BYTES = 4e9
+"""Frozen backgrounds are kept in memory up to this size, and drawn anew at each step beyond it."""
+
+
+class Clock:
+    """How far a loop has come, by steps and by time."""
+
+    def __init__(self, steps: int, *, minutes: float | None, seconds: float = 0.0) -> None:
+        """Start the clock.
+
+        Args:
+            steps: Steps of the whole loop.
+            minutes: Time limit of the whole loop; None: none.
+            seconds: Seconds already spent on it, before it was interrupted.
+        """
+        self.steps = steps
+        self.limit = math.inf if minutes is None else minutes * 60
+        self.begin = time.monotonic() - seconds
+
+    def seconds(self) -> float:
+        """Seconds spent on the loop."""
+        return time.monotonic() - self.begin
+
+    def position(self, step: int) -> int:
+        """The step at which the schedules stand: that of the counter, or that of the time, whichever is ahead."""
+        if self.limit == math.inf:
+            return step
+        return max(step, int(self.steps * self.seconds() / self.limit) if self.limit > 0 else self.steps)
+
+    def left(self, start: int) -> Iterator[tuple[int, int]]:
+        """Pairs of counted step and schedule step, until steps or minutes run out."""
+        step = start
+        while (position := self.position(step)) < self.steps:
+            yield step, position
+            step += 1
+
+
+class Batches:
+    """The training images on their device, and batches of them that depend on (seed, step) alone."""
+
+    def __init__(self, scenes: SceneArrays, *, size: int, seed: int, flip: bool, device: torch.device) -> None:
+        """Move the images to the device.
+
+        Args:
+            scenes: The images; labels are not looked at.
+            size: B.
+            seed: Seed of the run.
+            flip: Mirror every second image, at random.
+            device: Where to train.
+        """
+        self.images = torch.from_numpy(scenes.images.copy()).to(device)  # N x H x W x 3, uint8
+        self.size = size
+        self.seed = seed
+        self.flip = flip
+
+    def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The batch of a step; also seeds torch for the dropout of that step.
+
+        Returns:
+            Images B x 3 x H x W in [0, 1]; indices B, which scenes; mirrored B, bool.
+        """
+        torch.manual_seed(self.seed * 1_000_003 + step)
+        indices = torch.randint(len(self.images), (self.size,)).to(self.images.device)
+        mirrored = (torch.rand(self.size) < (0.5 if self.flip else 0.0)).to(self.images.device)
+        return mirror(images_to_tensor(self.images[indices]), mirrored), indices, mirrored
+
+    def in_order(self, size: int = 128) -> Iterator[Tensor]:
+        """All images once, size x 3 x H x W at a time."""
+        return (images_to_tensor(part) for part in torch.split(self.images, size))
+
+
+def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Images B x ... x W, some of them (mirrored: B, bool) seen in a mirror."""
+    if not mirrored.any():
+        return images
+    return torch.where(mirrored.view(-1, *[1] * (images.ndim - 1)), images.flip(-1), images)
+
+
+@dataclass(frozen=True)
+class FrozenBackground:
+    """What a background model that no longer changes says of the training images.
+
+    Attributes:
+        images: N x 3 x H x W, float16, or None where they would not fit in memory.
+        blobs: Regions that differ from the background, or None where nothing is guided by them.
+    """
+
+    images: Tensor | None
+    blobs: Blobs | None
+
+    def draw(self, indices: Tensor, mirrored: Tensor) -> Tensor | None:
+        """The backgrounds of a batch, B x 3 x H x W, or None."""
+        return None if self.images is None else mirror(self.images[indices].float(), mirrored)
+
+
+@torch.no_grad()
+def freeze_background(model: BackgroundModel, batches: Batches, *, regions: int) -> FrozenBackground:
+    """Draw the background of every training image, and find the regions that differ from it (regions: R, 0: none)."""
+    model.eval()
+    keep = batches.images.numel() * 2 <= CACHE_BYTES
+    drawn, masks = [], []
+    for images in batches.in_order():
+        background, predicted_error = model(images)
+        if keep:
+            drawn.append(background.half())
+        if regions:
+            masks.append(foreground_mask(images, background, predicted_error).cpu())
+    blobs = find_blobs(torch.cat(masks).numpy(), limit=regions) if regions else None
+    return FrozenBackground(torch.cat(drawn) if keep else None, blobs.to(batches.images.device) if blobs else None)
+
+
+def train_background(
+    model: BackgroundModel,
+    scenes: SceneArrays,
+    config: BackgroundConfig,
+    *,
+    run: RunFolder,
+    seed: int,
+    reporter: Reporter,
+    flip: bool = False,
+    minutes: float | None = None,
+    whole: nn.Module | None = None,
+    watch: Watch | None = None,
+) -> float:
+    """Phase 1: learn the background behind the objects.
+
+    Args:
+        model: The background model.
+        scenes: The images; labels are not looked at.
+        config: Settings.
+        run: Where the state goes; if it holds a state of this phase, training goes on from there.
+        seed: Seed of the batches.
+        reporter: Progress and log.
+        flip: Mirror every second image.
+        minutes: Time limit.
+        whole: The model that is saved, of which this is a part; by default the background model alone.
+        watch: Called after each step.
+
+    Returns:
+        Seconds spent on this phase in all.
+
+    Raises:
+        UserError: A loss is no longer finite.
+    """
+    whole = model if whole is None else whole
+    device = next(model.parameters()).device
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
+    batches = Batches(scenes, size=config.batch, seed=seed, flip=flip, device=device)
+    state = run.load_state() or TrainingState("background", 0, 0.0, 0.0, seed)
+    if state.step:
+        run.restore(whole, optimizer)
+    else:
+        model.start_from(next(batches.in_order(size=400)))
+    clock = Clock(config.steps, minutes=minutes, seconds=state.seconds)
+    saved = clock.seconds()
+    model.train()
+    with Interruption() as interruption:
+        for step, position in clock.left(state.step):
+            rate = schedule.background_learning_rate(position, rate=config.learning_rate, steps=config.steps)
+            beta = schedule.background_beta(
+                position, steps=config.steps, beta=config.beta, ramp_start=config.ramp[0], ramp_end=config.ramp[1]
+            )
+            set_rate(optimizer, rate)
+            images, _, _ = batches.draw(step)
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                background, predicted_error = model(images)
+            losses = background_loss(images, background, predicted_error, beta=beta)
+            optimizer.zero_grad(set_to_none=True)
+            losses["total"].backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+            seconds = clock.seconds()
+            detached = {name: loss.detach() for name, loss in losses.items()}
+            reporter.step("background", step, position, config.steps, detached, seconds=seconds, rate=rate, beta=beta)
+            if watch is not None:
+                watch(whole, "background", step + 1, seconds)
+            if interruption.requested or seconds - saved > SAVE_SECONDS:
+                saved = seconds
+                run.save_state(TrainingState("background", step + 1, seconds, seconds, seed), whole, optimizer)
+            interruption.obey()
+    seconds = clock.seconds()
+    run.save_state(TrainingState("objects", 0, 0.0, seconds, seed), whole, None)
+    return seconds
+
+
+def train_objects(
+    model: AstSeg,
+    scenes: SceneArrays,
+    config: ObjectsConfig,
+    *,
+    run: RunFolder,
+    seed: int,
+    reporter: Reporter,
+    minutes: float | None = None,
+    watch: Watch | None = None,
+) -> float:
+    """Phases 2 and 3 of the curriculum, or the whole of the baseline scenario.
+
+    Phase 2 (``objects``) trains encoder and renderer on a frozen background; phase 3 (``joint``) trains both, with a
+    fresh optimiser and no loss of the background's own. The baseline is joint from the start, from fresh weights.
+
+    Args:
+        model: The model; in the curriculum its background model is trained already.
+        scenes: The images; labels are not looked at.
+        config: Settings.
+        run: Where the state goes; if it holds a state of these phases, training goes on from there.
+        seed: Seed of batches and dropout.
+        reporter: Progress and log.
+        minutes: Time limit.
+        watch: Called after each step.
+
+    Returns:
+        Seconds spent on these phases in all.
+
+    Raises:
+        UserError: A loss is no longer finite.
+    """
+    device = next(model.parameters()).device
+    batches = Batches(scenes, size=config.batch, seed=seed + 1, flip=config.flip, device=device)
+    state = run.load_state() or TrainingState("objects", 0, 0.0, 0.0, seed)
+    if state.step:
+        run.restore(model)
+    clock = Clock(config.steps, minutes=minutes, seconds=state.seconds)
+    phase, step, saved = "", state.step, clock.seconds()
+    with Interruption() as interruption:
+        for step, position in clock.left(state.step):
+            if (now := schedule.phase(position, scenario=config.scenario, frozen_steps=config.frozen_steps)) != phase:
+                phase, parameters = now, model.object_parameters() if now == "objects" else model.parameters()
+                # Made anew at the switch, as in the reference: the moments of the objects are lost.
+                optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, betas=config.betas, eps=config.eps)
+                if step == state.step and state.phase == phase and step:
+                    run.restore(model, optimizer)
+                frozen = FrozenBackground(None, None)
+                if phase == "objects":
+                    regions = model.encoder.slots if config.guidance else 0
+                    frozen = freeze_background(model.background_model, batches, regions=regions)
+                model.train()
+                model.background_model.requires_grad_(phase == "joint")
+
+            weights = {
+                "reconstruction": 1.0,
+                "pixel_entropy": schedule.entropy_weight(
+                    position, weight=config.entropy_weight, ramp=config.entropy_ramp
+                ),
+                "guidance": schedule.guidance_weight(position, weight=config.guidance, steps=config.guidance_steps),
+            }
+            rate = schedule.learning_rate(
+                position,
+                rate=config.learning_rate,
+                warmup=config.warmup,
+                steps=config.steps,
+                decay_at=config.decay_from,
+            )
+            set_rate(optimizer, rate)
+            images, indices, mirrored = batches.draw(step)
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                output = model(images, frozen.draw(indices, mirrored))
+            losses = {
+                "reconstruction": reconstruction_loss(output.reconstruction, images),
+                "pixel_entropy": pixel_entropy_loss(output.weights),
+            }
+            if weights["guidance"] and frozen.blobs is not None:
+                losses["guidance"] = guidance_loss(
+                    output,
+                    frozen.blobs.take(indices, mirrored),
+                    background_log_activation=model.renderer.background_log_activation,
+                    scale_range=model.encoder.scale_range,
+                    anchoring=1 - 2 * position / max(1, config.guidance_steps),
+                )
+            total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+            seconds = clock.seconds()
+            detached = {name: loss.detach() for name, loss in losses.items()}
+            reporter.step(phase, step, position, config.steps, detached, seconds=seconds, rate=rate)
+            if watch is not None:
+                watch(model, phase, step + 1, seconds)
+            if interruption.requested or seconds - saved > SAVE_SECONDS:
+                saved = seconds
+                here = TrainingState(phase, step + 1, seconds, state.background_seconds, seed)
+                run.save_state(here, model, optimizer)
+                run.save_weights(model)
+            interruption.obey()
+    seconds = clock.seconds()
+    run.save_weights(model)
+    run.save_state(TrainingState("done", step + 1, seconds, state.background_seconds, seed), model, None)
+    return seconds
+
+
+def train(
+    config: Config,
+    scenes: SceneArrays,
+    *,
+    run: RunFolder,
+    seed: int,
+    reporter: Reporter,
+    minutes: float | None = None,
+    device: torch.device | None = None,
+    watch: Watch | None = None,
+    phases: Sequence[str] = ("background", "objects"),
+) -> AstSeg:
+    """A whole run: phase 1 (curriculum only), then phases 2 and 3; from wherever the run folder stands.
+
+    Args:
+        config: Settings; ``background_width`` is not ``auto`` any more.
+        scenes: The training images.
+        run: The run folder.
+        seed: Seed of weights, batches and dropout.
+        reporter: Progress and log.
+        minutes: Time limit of the whole.
+        device: Where to train; None: a GPU where there is one.
+        watch: Called after each step.
+        phases: ``background``, ``objects`` or both: which parts of the curriculum to train.
+
+    Returns:
+        The trained model, in evaluation mode.
+
+    Raises:
+        UserError: A loss is no longer finite, or the run folder's state is broken.
+    """
+    device = device or default_device()
+    torch.manual_seed(seed)
+    model = build(config.model).to(device)
+    state = run.load_state() or TrainingState("background", 0, 0.0, 0.0, seed)
+    curriculum = config.objects.scenario == "curriculum"
+    if state.phase == "background" and curriculum and "background" in phases:
+        train_background(
+            model.background_model,
+            scenes,
+            config.background,
+            run=run,
+            seed=seed,
+            reporter=reporter,
+            flip=config.objects.flip,
+            minutes=None if minutes is None else minutes * (config.background.share if "objects" in phases else 1),
+            whole=model,
+            watch=watch,
+        )
+        state = run.load_state() or state
+    elif state.phase != "background":
+        run.restore(model)
+    if state.phase != "done" and "objects" in phases:
+        left = None if minutes is None else max(0.0, minutes - state.background_seconds / 60)
+        train_objects(model, scenes, config.objects, run=run, seed=seed, reporter=reporter, minutes=left, watch=watch)
+    elif state.phase != "done":
+        run.save_weights(model)
+    return model.eval()
+
+
+def choose_background_width(
+    config: Config, scenes: SceneArrays, *, seed: int, device: torch.device | None = None, steps: int = 200
+) -> str:
+    """``simple`` or ``complex``, by how much the backgrounds of a short run vary (AE-NE).
+
+    Args:
+        config: Settings of the run.
+        scenes: The training images.
+        seed: Seed of the short run.
+        device: Where to train.
+        steps: Steps of the short run.
+    """
+    device = device or default_device()
+    torch.manual_seed(seed)
+    model = BackgroundModel(config.model.image_size, "simple", form=config.model.background_form).to(device)
+    short = replace(config.background, steps=min(steps, config.background.steps))
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunFolder(Path(folder))
+        train_background(model, scenes, short, run=run, seed=seed, reporter=Reporter())
+    batches = Batches(scenes, size=config.background.batch, seed=seed, flip=False, device=device)
+    with torch.no_grad():
+        drawn = [model(batches.draw(step)[0])[0] for step in range(15)]
+    return "complex" if is_complex(drawn) else "simple"
+
+
+def default_device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

@@ -1,0 +1,86 @@
+"""Pictures and figures during training, so that one watches objects appear and knows whether it works."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from astseg.checkpoint import RunFolder
+from astseg.evaluate import evaluate
+from astseg.model.scene import AstSeg
+from astseg.outputs import panel, write_whole
+from astseg.progress import Reporter
+from astseg.types import SceneArrays
+
+__all__ = ["PanelWatch", "few"]
+
+WATCHED_SCENES = 64
+
+FIRST_PICTURES = (5.0, 20.0, 45.0, 90.0, 150.0)
+"""Seconds after the start at which pictures are due; after the last of them, every PICTURE_SECONDS."""
+
+PICTURE_SECONDS = 120.0
+
+
+class PanelWatch:
+    """Draws a panel of some scenes now and then, and measures them where they have labels.
+
+    It goes by the clock and leaves the training as it is: modes and random state are put back.
+    """
+
+    def __init__(self, run: RunFolder, scenes: SceneArrays, reporter: Reporter) -> None:
+        """Watch a run.
+
+        Args:
+            run: Where ``panels/`` goes.
+            scenes: Some dozen scenes at the model's size.
+            reporter: Where the figures are told.
+        """
+        self.run = run
+        self.scenes = scenes
+        self.reporter = reporter
+        self.begin = time.monotonic()
+        self.due = [*FIRST_PICTURES]
+
+    def __call__(self, model: nn.Module, phase: str, step: int, seconds: float) -> None:
+        """After a step: draw, if a picture is due."""
+        now = time.monotonic() - self.begin
+        if now < self.due[0]:
+            return
+        self.due = [due for due in self.due if due > now] or [now + PICTURE_SECONDS]
+        assert isinstance(model, AstSeg)
+        self.draw(model, f"{phase}_{step:06d}")
+
+    def draw(self, model: AstSeg, name: str) -> Path:
+        """Draw ``panels/NAME.png`` and ``panels/latest.png``, and tell the figures; returns the first."""
+        result = evaluate(model, self.scenes)
+        picture = panel(self.scenes.images[:8], result.first_output, labels=_first(self.scenes))
+        file = self.run.panels / f"{name}.png"
+        for path in (file, self.run.panels / "latest.png"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, lambda part: picture.save(part, format="PNG"))
+        names = {"ari_fg": "ARI-FG", "miou": "mIoU", "mse": "MSE", "slots_used": "slots used"}
+        figures = "  ".join(
+            f"{spelled} {result.mean[key]:.3g}"
+            for key, spelled in names.items()
+            if math.isfinite(result.mean.get(key, math.nan))
+        )
+        self.reporter.say(f"picture {file}  ({len(self.scenes)} scenes: {figures})")
+        return file
+
+
+def _first(scenes: SceneArrays) -> NDArray[np.uint8] | None:
+    return None if scenes.labels is None else scenes.labels[:8]
+
+
+def few(scenes: SceneArrays, count: int = WATCHED_SCENES) -> SceneArrays:
+    """Some of the scenes, evenly spread, to be watched."""
+    step = max(1, len(scenes) // count)
+    chosen = slice(0, step * count, step)
+    labels = None if scenes.labels is None else scenes.labels[chosen]
+    return SceneArrays(scenes.images[chosen], labels, scenes.names[chosen], scenes.source)

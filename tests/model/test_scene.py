@@ -1,0 +1,188 @@
+"""The whole model: parameter counts of the reference, every backbone at an odd size, what `build` refuses."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from astseg.config import ModelConfig
+from astseg.losses import reconstruction_loss
+from astseg.model.background import BackgroundModel
+from astseg.model.scene import build
+from astseg.types import UserError
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+ENCODERS: dict[str, Any] = json.loads((GOLDEN / "glimpse_shapes.json").read_text())["encoders_K10_dz32"]
+
+# The reference's modules, and ours.
+MODULES = {
+    "feature_and_attention_map_generator": "encoder.backbone",
+    "feature_vector_embedding": "encoder.refinement.embedding",
+    "transformer": "encoder.refinement.transformer",
+    "latents_projection": "encoder.refinement.projection",
+}
+
+# Parameter counts
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("key", ENCODERS)
+def test_built_encoders_have_the_reference_s_parameters(key: str) -> None:
+    """'segformer_B0_iso_128x128', 'unet_aniso_128x128', and so on."""
+    *backbone, scaling, size = key.split("_")
+    config = ModelConfig(
+        image_size=(int(size.split("x")[0]), int(size.split("x")[1])),
+        backbone="-".join(backbone).lower(),
+        isotropic=scaling == "iso",
+    )
+    with torch.device("meta"):
+        model = build(config)
+    assert count(model.encoder) == ENCODERS[key]["total_trainable"]
+    modules = {ours: count(model.get_submodule(ours)) for ours in MODULES.values()}
+    assert modules == {ours: ENCODERS[key]["modules"][theirs] for theirs, ours in MODULES.items()}
+    assert model.encoder.backbone.output_size(config.image_size) == (
+        ENCODERS[key]["feature_map_height"],
+        ENCODERS[key]["feature_map_width"],
+    )
+
+
+def test_defaults_are_the_paper_s_model() -> None:
+    with torch.device("meta"):
+        model = build(ModelConfig())
+    assert count(model.encoder) == 50_438_930
+    assert count(model.renderer) == 191_476 + 1
+    assert count(model.background_model) == 21_183_616 + 48_633_192
+    assert model.renderer.background_log_activation.shape == ()
+
+
+# Every part at an odd size
+
+B, K, Z, H, W = 2, 3, 5, 20, 28
+
+
+def small_config(**settings: Any) -> ModelConfig:
+    return ModelConfig(
+        **{
+            "image_size": (H, W),
+            "slots": K,
+            "appearance": Z,
+            "backbone": "cnn",
+            "background_width": "small",
+            "transformer_width": 16,
+            "transformer_heads": 4,
+            "transformer_layers": 2,
+            "transformer_feedforward": 24,
+            **settings,
+        }
+    )
+
+
+@pytest.fixture(autouse=True)
+def seed() -> Iterator[None]:
+    torch.manual_seed(0)
+    yield
+
+
+@pytest.mark.parametrize(("backbone", "map_size"), [("cnn", (5, 7)), ("unet", (20, 28)), ("segformer-b0", (5, 7))])
+@pytest.mark.parametrize("isotropic", [True, False])
+@pytest.mark.parametrize("refinement", ["paper", "residual"])
+def test_every_backbone(backbone: str, map_size: tuple[int, int], isotropic: bool, refinement: str) -> None:
+    model = build(small_config(backbone=backbone, isotropic=isotropic, refinement=refinement, pixel_activation=True))
+    output = model(torch.rand(B, 3, H, W))
+    assert output.latents.position.shape == (B, K, 2)
+    assert output.latents.scale.shape == (B, K, 1 if isotropic else 2)
+    assert output.latents.log_activation.shape == (B, K)
+    assert output.latents.appearance.shape == (B, K, Z)
+    assert output.attention.shape == (B, K, *map_size)
+    assert output.background.shape == (B, 3, H, W)
+    assert output.layers.shape == (B, K, 3, H, W)
+    assert output.masks.shape == (B, K, H, W)
+    assert output.weights.shape == (B, K + 1, H, W)
+    assert output.reconstruction.shape == (B, 3, H, W)
+    torch.testing.assert_close(output.weights.sum(dim=1), torch.ones(B, H, W))
+    torch.testing.assert_close(output.attention.sum(dim=(2, 3)), torch.ones(B, K))
+    reconstruction_loss(output.reconstruction, torch.rand(B, 3, H, W)).backward()
+    for name, parameter in model.named_parameters():
+        if not name.startswith("background_model.decoder"):  # its predicted error has no part in this
+            assert parameter.grad is not None, name
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+
+
+def test_a_known_background_is_not_computed_again() -> None:
+    model = build(small_config())
+    images, background = torch.rand(B, 3, H, W), torch.rand(B, 3, H, W)
+    output = model(images, background)
+    assert output.background is background
+    output.reconstruction.square().mean().backward()
+    assert all(parameter.grad is None for parameter in model.background_model.parameters())
+    model.eval()
+    computed, _ = model.background_model(images)
+    torch.testing.assert_close(model(images, computed).reconstruction, model(images).reconstruction)
+
+
+def test_the_start_is_the_background() -> None:
+    model = build(small_config())
+    output = model(torch.rand(B, 3, H, W))
+    torch.testing.assert_close(output.reconstruction, output.background, rtol=0, atol=1e-2)
+    assert (output.weights.argmax(dim=1) == 0).all()
+
+
+def test_object_parameters_are_all_but_the_background_s() -> None:
+    model = build(small_config())
+    objects = {id(parameter) for parameter in model.object_parameters()}
+    background = {id(parameter) for parameter in model.background_model.parameters()}
+    assert objects.isdisjoint(background)
+    assert objects | background == {id(parameter) for parameter in model.parameters()}
+
+
+def test_settings_reach_their_parts() -> None:
+    model = build(small_config(scale_min=1.5, scale_max=7.0, background_log_activation=3.0, dropout=0.25))
+    assert isinstance(model.background_model, BackgroundModel)
+    assert model.encoder.scale_range == (1.5, 7.0)
+    assert model.renderer.background_log_activation.item() == 3
+    rates = {module.p for module in model.encoder.refinement.modules() if isinstance(module, nn.Dropout)}
+    assert rates == {0.25}
+
+
+def test_unknown_backbone_is_refused() -> None:
+    with pytest.raises(UserError, match="backbone is 'segfomer-b0': did you mean 'segformer-b0'"):
+        build(small_config(backbone="segfomer-b0"))
+
+
+def test_images_of_another_size_are_refused() -> None:
+    with pytest.raises(UserError, match="images are 28x20, but the model was built for 20x28: resize them"):
+        build(small_config())(torch.rand(B, 3, W, H))
+
+
+def test_the_smallest_images() -> None:
+    """What the configuration lets pass, every backbone can take."""
+    for backbone in ("cnn", "unet", "segformer-b0"):
+        model = build(small_config(image_size=(16, 17), backbone=backbone))
+        assert model(torch.rand(B, 3, 16, 17)).weights.shape == (B, K + 1, 16, 17)
+
+
+def test_unet_refuses_what_it_cannot_halve() -> None:
+    with pytest.raises(UserError, match="16x200 is too small for the unet"):
+        build(small_config(backbone="unet", image_size=(16, 200)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions(dtype: torch.dtype) -> None:
+    """Doubles stay doubles; under autocast only backbone, background and glimpses are rounded."""
+    model, images = build(small_config()), torch.rand(B, 3, H, W)
+    exact = model(images)
+    if dtype == torch.float64:
+        output = model.double()(images.double())
+    else:
+        with torch.autocast("cpu", dtype):
+            output = model(images)
+    assert output.reconstruction.dtype == torch.promote_types(dtype, torch.float32)
+    torch.testing.assert_close(output.reconstruction.float(), exact.reconstruction, rtol=0, atol=0.03)
+    torch.testing.assert_close(output.weights.sum(dim=1).float(), torch.ones(B, H, W))
