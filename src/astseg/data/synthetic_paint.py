@@ -28,10 +28,10 @@ def shadow(canvas: FloatArray, placed: PlacedObject, raster: Raster, *, flat: bo
     """
     radius = placed.radius
     if flat:
-        x, y, blur, strength = placed.x + 0.18 * radius, placed.y + 0.23 * radius, 0.34, 0.62
+        x, y, blur, strength = placed.x + 0.18 * radius, placed.y + 0.23 * radius, 0.5, 0.4
     else:
         foot = lowest_point(placed.shape, placed.cosine, placed.sine)
-        x, y, blur, strength = placed.x + 0.22 * radius, placed.y + (foot - 0.08) * radius, 0.75, 0.62
+        x, y, blur, strength = placed.x + 0.22 * radius, placed.y + (foot - 0.08) * radius, 0.75, 0.45
     top, bottom, left, right = raster.box(x, y, (1.0 + blur) * radius)
     if top >= bottom or left >= right:
         return
