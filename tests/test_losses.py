@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from astseg.losses import background_loss, background_pixel_weight, pixel_entropy_loss, reconstruction_loss
+from astseg.losses import (
+    background_loss,
+    background_pixel_weight,
+    parsimony_loss,
+    pixel_entropy_loss,
+    reconstruction_loss,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -148,3 +154,26 @@ def test_predicted_error_sends_no_gradient_into_the_background() -> None:
     losses["predicted_error"].backward()
     assert background.grad is None
     assert predicted_error.grad is not None
+
+
+def test_parsimony_prefers_one_object_to_two_halves():
+    whole = torch.zeros(1, 3, 20, 28)
+    whole[:, 0] = 1
+    whole[:, 0, 4:10, 5:15] = 0
+    whole[:, 1, 4:10, 5:15] = 1
+    halves = whole.clone()
+    halves[:, 1, 4:10, 10:15] = 0
+    halves[:, 2, 4:10, 10:15] = 1
+    one, two = parsimony_loss(whole), parsimony_loss(halves)
+    assert one == pytest.approx((61**0.5 - 1) / (20 * 28), rel=1e-5)
+    assert two == pytest.approx(2 * (31**0.5 - 1) / (20 * 28), rel=1e-5)
+
+
+def test_parsimony_pulls_hardest_on_the_smaller_object_and_is_finite_on_none():
+    weights = torch.zeros(2, 3, 20, 28, dtype=torch.float64)
+    weights[0, 1, :10, :14], weights[0, 2, 15:, 20:] = 0.9, 0.9
+    weights.requires_grad_()
+    (slope,) = torch.autograd.grad(parsimony_loss(weights), weights)
+    assert slope[0, 2, 0, 0] > slope[0, 1, 0, 0] > 0
+    assert slope.isfinite().all()
+    assert (slope[:, 0] == 0).all()

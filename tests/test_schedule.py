@@ -5,7 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from astseg.schedule import background_beta, background_learning_rate, entropy_weight, learning_rate, phase
+from astseg.schedule import (
+    background_beta,
+    background_learning_rate,
+    cosine_rate,
+    entropy_weight,
+    guidance_weight,
+    learning_rate,
+    parsimony_weight,
+    phase,
+)
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.npz"
 
@@ -84,3 +93,25 @@ def test_baseline_is_joint_from_the_first_step(step: int) -> None:
 
 def test_curriculum_without_frozen_steps_is_joint_at_once() -> None:
     assert phase(0, scenario="curriculum", frozen_steps=0) == "joint"
+
+
+def test_guidance_falls_to_nothing():
+    weights = [guidance_weight(step, weight=0.4, steps=8) for step in (0, 2, 7, 8, 9)]
+    assert weights == pytest.approx([0.4, 0.4 * 0.75**2, 0.4 / 64, 0, 0])
+    assert guidance_weight(0, weight=0.4, steps=0) == 0
+
+
+def test_cosine_rate_rises_falls_and_leaves_the_floor():
+    def rate(step):
+        return cosine_rate(step, rate=1e-3, warmup=10, steps=1000)
+
+    assert rate(0) == pytest.approx(1e-5, rel=1e-3)
+    assert rate(9) == pytest.approx(1e-3, rel=1e-3)
+    assert rate(499) == pytest.approx(1e-3 * 0.51)
+    assert rate(999) == pytest.approx(2e-5)
+    assert cosine_rate(0, rate=1e-3, warmup=0, steps=1000) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_parsimony_rises_and_falls():
+    weights = [parsimony_weight(step, weight=0.5, ramp=10, steps=100) for step in (0, 5, 10, 50, 100)]
+    assert weights == pytest.approx([0, 0.5 * 0.25 * 0.95, 0.45, 0.25, 0])

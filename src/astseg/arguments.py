@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,14 @@ class TrainBackground:
     tensorboard: bool = False
     """Write RUN/tensorboard as well."""
     settings: Annotated[Config, arg(name="")] = field(default_factory=Config)
+
+    def __post_init__(self) -> None:
+        """Check what no configuration checks.
+
+        Raises:
+            UserError: A value outside its range.
+        """
+        _check_run(self.minutes, self.seed)
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,17 @@ class Demo:
     steps: int | None = None
     """Steps of the objects."""
 
+    def __post_init__(self) -> None:
+        """Check what no configuration checks.
+
+        Raises:
+            UserError: A value outside its range.
+        """
+        _check_run(self.minutes, self.seed)
+        for name, count in (("scenes", self.scenes), ("test_scenes", self.test_scenes)):
+            if count < 1:
+                raise UserError(f"{name} is {count}, expected at least 1")
+
 
 Command = (
     Annotated[Demo, subcommand("demo")]
@@ -155,6 +175,13 @@ def parse(arguments: Sequence[str]) -> Any:
     return tyro.cli(OmitArgPrefixes[Command], prog="astseg", args=arguments, description=_introduction())  # type: ignore
 
 
+def _check_run(minutes: float | None, seed: int) -> None:
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise UserError(f"minutes is {minutes:g}, expected more than 0")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed is {seed}, expected 0 to {2**32 - 1}")
+
+
 def _introduction() -> str:
     """What ``astseg --help`` says first."""
     return (
@@ -181,8 +208,10 @@ def read_settings(file: Path) -> dict[str, Any]:
     """
     try:
         text = file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read '{file}': {error.__class__.__name__}; give a YAML or JSON file") from None
+    except OSError as error:
+        raise UserError(f"'{file}' cannot be read ({error.strerror}): give a YAML or JSON file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"'{file}' is no text: give a YAML or JSON file") from None
     import yaml
 
     try:

@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from astseg.config import Config, from_dict, to_dict
 from astseg.model.scene import AstSeg, build
+from astseg.outputs import write_whole
 from astseg.types import UserError
 
 __all__ = ["RunFolder", "TrainingState", "load_model", "write_json"]
@@ -87,26 +88,48 @@ class RunFolder:
         try:
             values = json.loads(file.read_text())
             parts = {name: values.pop(name) for name in to_dict(Config())}
-        except (ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"'{file}' is broken ({error}): restore it or train again") from None
         return from_dict(parts), values
 
-    def begin(self, config: Config, about: Mapping[str, Any]) -> None:
+    @property
+    def is_begun(self) -> bool:
+        """Whether a run lies here."""
+        return (self.path / "config.json").exists()
+
+    def check_new_or_begun(self) -> None:
+        """Make sure that nobody else's files lie here; a folder of scenes may.
+
+        Raises:
+            UserError: The folder holds something else.
+        """
+        if not self.is_begun and self.path.is_dir() and any(item.name != "scenes" for item in self.path.iterdir()):
+            raise UserError(f"'{self.path}' is not empty and holds no run: choose another folder")
+
+    def begin(self, config: Config, about: Mapping[str, Any]) -> Config:
         """Write the configuration of a new run, or make sure that a run that goes on is the same one.
+
+        Between the background and the objects, the background stays as it was trained and the objects may be planned
+        anew: ``astseg train-background`` and ``astseg train`` each know the steps of their own part.
 
         Args:
             config: Every setting.
             about: Preset, data, seed and so on; ``fingerprint`` of the images and ``seed`` must not change.
 
+        Returns:
+            The configuration of the run.
+
         Raises:
-            UserError: The folder holds another run, or something else.
+            UserError: The folder holds another run, or something else, or cannot be written.
         """
-        if not (self.path / "config.json").exists():
-            if self.path.is_dir() and any(item.name != "scenes" for item in self.path.iterdir()):
-                raise UserError(f"'{self.path}' is not empty and holds no run: choose another folder")
+        self.check_new_or_begun()
+        if not self.is_begun:
             self.save_config(config, **about)
-            return
+            return config
         old, before = self.load_config()
+        state = self.load_state()
+        if state is not None and (state.phase, state.step) == ("objects", 0):
+            config, old = replace(config, background=old.background), replace(old, objects=config.objects)
         changed = [
             f"{name} ({before.get(name)}, now {about[name]})"
             for name in ("fingerprint", "seed")
@@ -121,9 +144,9 @@ class RunFolder:
         ]
         if changed:
             raise UserError(f"'{self.path}' holds a run that differs in {', '.join(changed)}: choose another folder")
-        state = self.load_state()
-        if state is not None:
-            self.trim_log(state.phase, state.step)
+        self.save_config(config, **{**before, **about})
+        self.trim_log(*((state.phase, state.step) if state is not None else ("background", 0)))
+        return config
 
     def save_weights(self, model: nn.Module) -> None:
         """Write ``model.safetensors``."""
@@ -141,8 +164,8 @@ class RunFolder:
         if optimizer is not None:
             save_file(_optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", asdict(state))
-        shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
             os.replace(folder, old)
         os.replace(temporary, folder)
         shutil.rmtree(old, ignore_errors=True)
@@ -170,13 +193,17 @@ class RunFolder:
         """Put the saved weights, and the optimiser's moments, back in place.
 
         Raises:
-            UserError: Missing, broken or other weights.
+            UserError: Missing, broken or other weights or moments.
         """
         folder = self._state_folder()
         load_weights(model, folder / "model.safetensors")
         moments = folder / "optimizer.safetensors"
-        if optimizer is not None and moments.is_file():
-            _restore_optimizer(optimizer, load_file(moments))
+        if optimizer is not None:
+            try:
+                _restore_optimizer(optimizer, load_file(moments))
+            except (OSError, SafetensorError, ValueError, IndexError, RuntimeError) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(f"'{moments}' is broken ({reason}): remove {folder} to start afresh") from None
 
     def trim_log(self, phase: str, step: int) -> None:
         """Drop the lines of the log that are younger than the saved state, so that no step stands there twice."""
@@ -207,7 +234,7 @@ def load_model(path: Path) -> tuple[AstSeg, Config]:
     weights = path / "model.safetensors"
     if not weights.is_file():
         raise UserError(f"'{path}' has no model.safetensors: its training has not saved any weights yet")
-    model = build(config.model)
+    model = build(replace(config.model, backbone_weights=None))  # the file holds them all
     load_weights(model, weights)
     return model.eval(), config
 
@@ -230,11 +257,16 @@ def load_weights(model: nn.Module, file: Path) -> None:
 
 
 def write_json(file: Path, values: Any) -> None:
-    """Write JSON, whole or not at all; the folder is made."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(file.suffix + ".part")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(temporary, file)
+    """Write JSON, whole or not at all; the folder is made.
+
+    Raises:
+        UserError: The file cannot be written there.
+    """
+
+    def write(part: Path) -> None:
+        part.write_text(json.dumps(values, indent=2) + "\n")
+
+    write_whole(file, write)
 
 
 def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -252,8 +284,12 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Moments must lie in memory as their parameters do: a fused step goes through both in the order of memory."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        number, name = key.split(".")
+        number, _, name = key.partition(".")
+        if tensor.ndim:
+            tensor = torch.empty_like(parameters[int(number)], requires_grad=False).copy_(tensor)
         state.setdefault(int(number), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -20,8 +20,9 @@ from astseg.data import fingerprint, index_hash, load_scenes, open_source, selec
 from astseg.demo import run_demo
 from astseg.evaluate import Evaluation, evaluate
 from astseg.model.backbones import licence_notice
+from astseg.model.scene import build
 from astseg.predict import Segmenter, segment_folder
-from astseg.progress import Reporter
+from astseg.progress import Reporter, require_tensorboard
 from astseg.train import choose_background_width, default_device, train
 from astseg.types import SceneArrays, UserError
 from astseg.watch import PanelWatch, few
@@ -35,7 +36,7 @@ def run(command: Any) -> int:
     Raises:
         UserError: A mistake of the user.
     """
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, highlight=False)
     actions: dict[type, Callable[[Any, Console], int]] = {
         arguments.Scenes: make_scenes,
         arguments.Train: train_run,
@@ -68,16 +69,18 @@ def make_scenes(command: arguments.Scenes, console: Console) -> int:
 def train_run(command: arguments.Train | arguments.TrainBackground, console: Console) -> int:
     """``astseg train`` and ``astseg train-background``."""
     whole = isinstance(command, arguments.Train)
-    if command.minutes is not None and command.minutes <= 0:
-        raise UserError(f"minutes is {command.minutes:g}, expected more than 0")
     config = command.settings.with_steps(command.steps, part="objects" if whole else "background")
+    if not whole and config.objects.scenario == "baseline":
+        raise UserError("the scenario 'baseline' learns the background with the objects: use 'astseg train'")
     folder = RunFolder(command.out)
     scenes = load(console, command.data, config, selection=command.split, crop=command.crop)
     if config.model.background_width == "auto":
-        console.print("a short run chooses the width of the background model")
-        width = choose_background_width(config, scenes, seed=command.seed)
+        width = background_width(console, folder, config, scenes, seed=command.seed)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, background_width=width))
-        console.print(f"the background is {width}")
+    if not folder.is_begun:
+        build(config.model)  # what cannot be built is refused before anything is written
+    if command.tensorboard:
+        require_tensorboard()
     about = {
         "astseg": __version__,
         "preset": command.preset,
@@ -88,7 +91,11 @@ def train_run(command: arguments.Train | arguments.TrainBackground, console: Con
         "images": len(scenes),
         "fingerprint": fingerprint(scenes),
     }
-    folder.begin(config, about)
+    config = folder.begin(config, about)
+    state = folder.load_state()
+    if state is not None and (state.phase == "done" or not (whole or state.phase == "background")):
+        console.print(f"{'this run' if whole else 'the background'} is trained already: {command.out}")
+        return 0
     notice = licence_notice(config.model.backbone_weights)
     if notice:
         console.print(notice)
@@ -107,13 +114,34 @@ def train_run(command: arguments.Train | arguments.TrainBackground, console: Con
         )
         watch.draw(model, "last")
     write_card(folder, config, about)
-    following = f"astseg evaluate {command.out} DATA" if whole else f"astseg train {command.data} --out {command.out}"
+    following = f"astseg evaluate {command.out} DATA" if whole else f"astseg train {spelled(command)}"
     console.print(f"done; look at {folder.panels / 'latest.png'}; next: {following}")
     return 0
 
 
+def background_width(console: Console, folder: RunFolder, config: Config, scenes: SceneArrays, *, seed: int) -> str:
+    """What ``auto`` stands for: the width of the run if it has begun, else what a short run shows."""
+    if folder.is_begun:
+        return folder.load_config()[0].model.background_width
+    console.print("a short run chooses the width of the background model")
+    width = choose_background_width(config, scenes, seed=seed)
+    console.print(f"the background is {width}")
+    return width
+
+
+def spelled(command: arguments.TrainBackground) -> str:
+    """The arguments of the command that goes on where this one ends."""
+    options = {"out": command.out, "preset": command.preset, "config": command.config, "split": command.split}
+    options |= {"crop": command.crop, "seed": command.seed}
+    usual = {field.name: field.default for field in dataclasses.fields(command)}
+    words = [f"--{name} {value}" for name, value in options.items() if value != usual[name]]
+    return " ".join([str(command.data), *words])
+
+
 def evaluate_run(command: arguments.Evaluate, console: Console) -> int:
     """``astseg evaluate``."""
+    if command.json is not None and command.json.is_dir():
+        raise UserError(f"'{command.json}' is a folder, expected a file for the figures")
     model, config = load_model(command.run)
     _, about = RunFolder(command.run).load_config()
     crop = command.crop if command.crop is not None else about.get("crop")
@@ -162,7 +190,7 @@ def segment_input(command: arguments.Segment, console: Console) -> int:
         )
     console.print(f"{summary.objects} objects in {summary.images} images: {command.out}")
     for line in summary.skipped:
-        console.print(f"skipped: {line}", markup=False)
+        console.print(f"skipped: {line}")
     return 3 if summary.skipped else 0
 
 
@@ -171,9 +199,7 @@ def demo(command: arguments.Demo, console: Console) -> int:
     result = run_demo(command, console)
     console.print(figures(result))
     console.print(f"look at {command.out / 'panels' / 'latest.png'}; the run is {command.out}")
-    console.print(
-        f"your own pictures: astseg train FOLDER --out runs/own; astseg segment {command.out} FOLDER --out masks"
-    )
+    console.print("your own pictures: astseg train FOLDER --out runs/own; astseg segment runs/own FOLDER --out masks")
     return 0
 
 

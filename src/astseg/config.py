@@ -30,6 +30,7 @@ __all__ = [
 T = TypeVar("T")
 
 PRECISIONS = ("float32", "bfloat16")
+DECAYS = ("step", "cosine")
 SCENARIOS = ("curriculum", "baseline")
 REFINEMENTS = ("paper", "residual")
 BACKGROUND_FORMS = ("paper", "template")
@@ -60,6 +61,7 @@ class ModelConfig:
         image_size: (H, W) in pixels.
         slots: K, the largest number of objects in an image.
         appearance: Z, size of an object's appearance vector.
+        glimpse_width: Factor on the channels of the glimpse generator; 1 is the paper.
         isotropic: One scale number for both axes (CLEVR, ShapeStacks) instead of one for each.
         scale_min: Smallest inverse scale: the largest glimpse covers 1/scale_min of the image side.
         scale_max: Largest inverse scale.
@@ -80,6 +82,7 @@ class ModelConfig:
     image_size: tuple[int, int] = (128, 128)
     slots: int = 10
     appearance: int = 32
+    glimpse_width: int = 1
     isotropic: bool = False
     scale_min: float = 1.3
     scale_max: float = 24.0
@@ -106,6 +109,7 @@ class ModelConfig:
         _check(self.slots <= 255, f"slots is {self.slots}, expected at most 255: labels are stored in 8 bits")
         _check(min(self.image_size) >= 16, f"image_size is {self.image_size}, expected sides of at least 16 pixels")
         _check(self.appearance >= 1, f"appearance is {self.appearance}, expected at least 1")
+        _check(self.glimpse_width >= 1, f"glimpse_width is {self.glimpse_width}, expected at least 1")
         _check(
             0 < self.scale_min < self.scale_max,
             f"scale range is {self.scale_min} to {self.scale_max}, expected 0 < scale_min < scale_max",
@@ -177,11 +181,14 @@ class ObjectsConfig:
         batch: Images a step.
         learning_rate: Adam rate, reached as (step / warmup) ** 2.
         warmup: Steps of that warm-up.
-        decay_from: Fraction of the steps after which the rate is a tenth.
+        decay: ``step`` (a tenth after ``decay_from``) or ``cosine`` (falling all the way to a fiftieth).
+        decay_from: Fraction of the steps after which a ``step`` decay sets in.
         betas: Adam betas.
         eps: Adam eps; tiny, because objects weigh e^-11 at the start and so do their gradients.
         entropy_weight: Weight of the pixel entropy loss.
         entropy_ramp: Steps over which that weight rises, as (step / entropy_ramp) ** 2.
+        parsimony_weight: Weight of the parsimony loss, which rises with that of the entropy and falls to 0 at the end;
+            0 is the paper.
         guidance: Weight of the blob guidance loss at the start (see :mod:`astseg.guidance`); 0 is the paper.
         guidance_steps: Steps over which that weight falls to 0.
         flip: Mirror every second image.
@@ -194,11 +201,13 @@ class ObjectsConfig:
     batch: int = 64
     learning_rate: float = 4e-5
     warmup: int = 5_000
+    decay: str = "step"
     decay_from: float = 0.9
     betas: tuple[float, float] = (0.90, 0.98)
     eps: float = 1e-9
     entropy_weight: float = 1e-2
     entropy_ramp: int = 10_000
+    parsimony_weight: float = 0.0
     guidance: float = 0.0
     guidance_steps: int = 0
     flip: bool = False
@@ -216,6 +225,7 @@ class ObjectsConfig:
         _check(self.batch >= 1, f"objects batch is {self.batch}, expected at least 1")
         _check(self.learning_rate > 0, f"objects learning_rate is {self.learning_rate}, expected more than 0")
         _check(self.warmup >= 0, f"warmup is {self.warmup}, expected 0 or more")
+        _check_name("decay", self.decay, DECAYS)
         _check(0 < self.decay_from <= 1, f"decay_from is {self.decay_from}, expected a fraction above 0, up to 1")
         _check(
             min(self.betas) >= 0 and max(self.betas) < 1, f"betas is {self.betas}, expected two rates from 0 up to 1"
@@ -223,6 +233,7 @@ class ObjectsConfig:
         _check(self.eps > 0, f"eps is {self.eps}, expected more than 0")
         _check(self.entropy_weight >= 0, f"entropy_weight is {self.entropy_weight}, expected 0 or more")
         _check(self.entropy_ramp >= 0, f"entropy_ramp is {self.entropy_ramp}, expected 0 or more")
+        _check(self.parsimony_weight >= 0, f"parsimony_weight is {self.parsimony_weight}, expected 0 or more")
         _check(self.guidance >= 0, f"guidance is {self.guidance}, expected 0 or more")
         _check(self.guidance_steps >= 0, f"guidance_steps is {self.guidance_steps}, expected 0 or more")
         _check(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from astseg.outputs import panel, save_picture
 from astseg.presets import preset
 from astseg.progress import Reporter, spelled_time
 from astseg.train import train
-from astseg.types import SceneArrays
+from astseg.types import SceneArrays, UserError
 from astseg.watch import PanelWatch, few
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def run_demo(command: Demo, console: Console) -> Evaluation:
     begin = time.monotonic()
     folder = RunFolder(command.out)
     config = preset(PRESET).with_steps(command.steps)
+    folder.check_new_or_begun()
     train_scenes = made_scenes(command, console, "train", command.scenes, command.seed)
     test_scenes = made_scenes(command, console, "test", command.test_scenes, command.seed + TEST_SEED)
     about = {
@@ -54,7 +56,11 @@ def run_demo(command: Demo, console: Console) -> Evaluation:
         "images": len(train_scenes),
         "fingerprint": fingerprint(train_scenes),
     }
-    folder.begin(config, about)
+    config = folder.begin(config, about)
+    state = folder.load_state()
+    finished = state is not None and state.phase == "done" and (folder.path / "metrics.json").is_file()
+    if finished:
+        console.print(f"this demo is trained already: {command.out}")
     with Reporter(folder.log_path, console=console) as reporter:
         watch = PanelWatch(folder, few(test_scenes), reporter)
         model = train(
@@ -67,6 +73,8 @@ def run_demo(command: Demo, console: Console) -> Evaluation:
             watch=watch,
         )
     result = evaluate(model, test_scenes)
+    if finished:
+        return result
     labels = None if test_scenes.labels is None else test_scenes.labels[:8]
     save_picture(panel(test_scenes.images[:8], result.first_output, labels=labels), folder.panels / "latest.png")
     metrics = {
@@ -77,16 +85,28 @@ def run_demo(command: Demo, console: Console) -> Evaluation:
         "protocol": result.protocol,
         "train_scenes": len(train_scenes),
     }
-    write_json(folder.path / "metrics.json", metrics)
     write_card(folder, config, about, metrics)
+    write_json(folder.path / "metrics.json", metrics)  # the last one: where it is, all is there
     console.print(f"from scenes to figures in {spelled_time(time.monotonic() - begin)}")
     return result
 
 
 def made_scenes(command: Demo, console: Console, part: str, count: int, seed: int) -> SceneArrays:
-    """The scenes of one part, made if they are not there yet, as any reader would get them from disk."""
+    """The scenes of one part, made if they are not there yet, as any reader would get them from disk.
+
+    Raises:
+        UserError: Other scenes lie there.
+    """
     path = command.out / "scenes" / part
+    wanted = {"family": command.family, "seed": seed, "count": count}
     if not path.exists():
-        console.print(f"making {count} {command.family} scenes in {path}", highlight=False)
+        console.print(f"making {count} {command.family} scenes in {path}")
         write_scenes(path, command.family, count=count, size=SIZE, seed=seed, processes=PROCESSES)
+    try:
+        made = json.loads((path / "scenes.json").read_text())
+        different = [f"{name} ({made[name]}, now {value})" for name, value in wanted.items() if made[name] != value]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"'{path}' holds no whole scenes ({error}): choose another folder with --out") from None
+    if different:
+        raise UserError(f"'{path}' holds other scenes: {', '.join(different)}; choose another folder with --out")
     return load_scenes(path, size=SIZE)

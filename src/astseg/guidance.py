@@ -3,9 +3,9 @@
 Not in the paper. There the encoder starts blind: objects weigh e^-11, and hours pass before the attention maps have
 settled on anything. But once the background is learnt, the connected regions in which an image differs from it are
 rough detections that cost nothing. Each is cut where it has a neck (touching objects), the object slots of an image are
-matched to its regions by the Hungarian algorithm, and a loss draws attention, position, scale and activation of a
+matched to its regions by the Hungarian algorithm, and a loss draws attention, position, scale, activation and mask of a
 matched slot towards its region and switches off the others. The weight of that loss falls to zero in the course of the
-training, so that the final model is shaped by the paper's losses alone.
+training, so that the final model is shaped by the other losses alone.
 
 Without labels: the regions come from images and the background model only.
 """
@@ -37,11 +37,14 @@ MARGIN = 1.25
 ON_MARGIN = 2.0
 """A matched slot should outweigh the background by e^2 where its mask is full."""
 
-TERM_WEIGHTS = {"attention": 0.1, "position": 1.0, "scale": 0.3, "activation": 0.3}
+TERM_WEIGHTS = {"attention": 0.1, "position": 1.0, "scale": 0.3, "activation": 0.3, "mask": 1.0}
 """How the parts of the loss weigh against each other."""
 
 SMALLEST_SHARE = 1e-6
 """Attention on a region counts as at least this much, so that its logarithm is finite."""
+
+WRONG_PIXEL = 1e-3
+"""Added to the weight of a pixel's layer, so that no single pixel pulls without end."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,8 @@ def guidance_loss(
 
     The parts, weighed by :data:`TERM_WEIGHTS`: minus the logarithm of the attention that falls on the region; distance
     of the position from its centre; distance of the log scale from the one that fits its box; cross entropy of the
-    activation, on against off. A slot is matched by its attention, its position and, at first, its anchor: a fixed
+    activation, on against off; cross entropy of the layer weights of each pixel against the layer that its region, or
+    the background, is matched with. A slot is matched by its attention, its position and, at first, its anchor: a fixed
     place for each slot, spread over the image, which parts the slots before they have learnt anything.
 
     Args:
@@ -165,7 +169,7 @@ def guidance_loss(
         anchoring: How much the anchors count in the matching; 0 or less: nothing.
 
     Returns:
-        A scalar; of the first three parts nothing where no image has a region.
+        A scalar; the first three parts are 0 where no image has a region.
     """
     latents, attention = output.latents, output.attention
     box = blobs.box.to(latents.position)
@@ -188,8 +192,18 @@ def guidance_loss(
         "position": _mean_distance(latents.position[image, slot], centre[image, blob]),
         "scale": _mean_distance(latents.scale[image, slot].log(), target[image, blob]),
         "activation": functional.binary_cross_entropy_with_logits(advantage - ON_MARGIN * matched, matched),
+        "mask": -(_own_weight(output.weights, blobs, image, slot, blob) + WRONG_PIXEL).log().mean(),
     }
     return torch.stack([TERM_WEIGHTS[name] * term for name, term in terms.items()]).sum()
+
+
+def _own_weight(weights: Tensor, blobs: Blobs, image: Tensor, slot: Tensor, blob: Tensor) -> Tensor:
+    """B x H x W, at each pixel the weight of the layer matched with its region; the background's outside regions."""
+    b, h, w = blobs.regions.shape
+    layer = torch.zeros(b, blobs.present.shape[1] + 1, dtype=torch.long, device=weights.device)
+    layer[image, blob + 1] = slot + 1
+    wanted = layer.gather(1, blobs.regions.flatten(1).long()).view(b, 1, h, w)
+    return weights.gather(1, wanted).squeeze(1)
 
 
 def slot_anchors(slots: int) -> Tensor:

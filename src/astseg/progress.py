@@ -17,7 +17,7 @@ from rich.text import Text
 
 from astseg.types import UserError
 
-__all__ = ["Reporter", "spelled_time"]
+__all__ = ["Reporter", "require_tensorboard", "spelled_time"]
 
 LOG_EVERY = 10
 """Steps between two lines of the log; a line holds the means of the steps since the one before."""
@@ -65,10 +65,11 @@ class Reporter:
         self.live: Live | None = None
         self.sums: dict[str, Any] = {}
         self.count = 0
+        self.last: tuple[int, int, int, float, dict[str, float]] = (0, 0, 0, 0.0, {})
         self.phase = ""
         self.begin = (0.0, 0)
         self.printed = -math.inf
-        self.writer = _tensorboard_writer(tensorboard) if tensorboard is not None else None
+        self.writer = require_tensorboard()(tensorboard) if tensorboard is not None else None
 
     def __enter__(self) -> Reporter:
         """Start the live line, on a terminal."""
@@ -116,23 +117,38 @@ class Reporter:
         Raises:
             UserError: A loss is not finite.
         """
+        if phase != self.phase:
+            self.flush()
+            self.phase, self.begin, self.printed = phase, (seconds, step), -math.inf
+        if losses.keys() != self.sums.keys():  # a loss that begins or ends has its own mean
+            self.flush()
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.count += 1
-        if phase != self.phase:
-            self.phase, self.begin, self.printed = phase, (seconds, step), -math.inf
-        if (step + 1) % LOG_EVERY and position + 1 < steps:
+        self.last = (step + 1, position + 1, steps, seconds, settings)
+        if (step + 1) % LOG_EVERY == 0 or position + 1 >= steps:
+            self.flush()
+
+    def flush(self) -> None:
+        """Tell the steps that have not been told yet: before a state is saved, and at the end of a loop.
+
+        Raises:
+            UserError: A loss is not finite.
+        """
+        if not self.count:
             return
+        step, position, steps, seconds, settings = self.last
         means = {name: float(value) / self.count for name, value in self.sums.items()}
+        first = step + 1 - self.count
         self.sums, self.count = {}, 0
         wrong = [f"{name} is {value}" for name, value in means.items() if not math.isfinite(value)]
         if wrong:
             raise UserError(
-                f"the training has diverged in phase '{phase}', steps {step + 2 - LOG_EVERY} to {step + 1}:"
+                f"the training has diverged in phase '{self.phase}', steps {first} to {step}:"
                 f" {', '.join(wrong)}; start again with a lower learning rate"
             )
-        self._log({"phase": phase, "step": step + 1, "seconds": round(seconds, 3), **means, **settings})
-        self._show(step + 1, position + 1, steps, means, seconds)
+        self._log({"phase": self.phase, "step": step, "seconds": round(seconds, 3), **means, **settings})
+        self._show(step, position, steps, means, seconds)
 
     def _log(self, entry: dict[str, Any]) -> None:
         if self.log_path is not None:
@@ -161,8 +177,8 @@ class Reporter:
             sys.stdout.flush()
 
 
-def _tensorboard_writer(folder: Path) -> Any:
-    """A TensorBoard writer.
+def require_tensorboard() -> Any:
+    """The class of TensorBoard's writers.
 
     Raises:
         UserError: The package is not installed.
@@ -171,4 +187,4 @@ def _tensorboard_writer(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError("TensorBoard is not installed: pip install 'astseg[tensorboard]'") from None
-    return SummaryWriter(folder)
+    return SummaryWriter

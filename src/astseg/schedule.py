@@ -11,15 +11,18 @@ rate formula at ``step + 1`` (the first iteration does not run at rate 0), and `
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 __all__ = [
     "Phase",
     "background_beta",
     "background_learning_rate",
+    "cosine_rate",
     "entropy_weight",
     "guidance_weight",
     "learning_rate",
+    "parsimony_weight",
     "phase",
 ]
 
@@ -53,6 +56,23 @@ def learning_rate(
     return decay * rate
 
 
+def cosine_rate(step: int, *, rate: float, warmup: int, steps: int, floor: float = 0.02) -> float:
+    """Learning rate of the objects that falls along half a cosine from the first step on; not in the paper.
+
+    With s = step + 1: ``rate * min(1, s / warmup) ** 2 * (floor + (1 - floor) * (1 + cos(pi * s / steps)) / 2)``.
+
+    Args:
+        step: Finished iterations, 0 or more.
+        rate: Full learning rate.
+        warmup: Iterations until the full rate; 0 for none.
+        steps: Iterations of the whole training.
+        floor: Part of the rate that is left at the end.
+    """
+    counted = step + 1
+    warm = min(1.0, counted / warmup) ** 2 if warmup else 1.0
+    return rate * warm * (floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, counted / steps))) / 2)
+
+
 def entropy_weight(step: int, *, weight: float, ramp: int) -> float:
     """Weight of the pixel entropy loss: ``weight * min(1, step / ramp) ** 2``.
 
@@ -66,15 +86,29 @@ def entropy_weight(step: int, *, weight: float, ramp: int) -> float:
     return weight
 
 
+def parsimony_weight(step: int, *, weight: float, ramp: int, steps: int) -> float:
+    """Weight of the parsimony loss: ``weight * min(1, step / ramp) ** 2 * (1 - step / steps)``; not in the paper.
+
+    It rises with the entropy weight, when objects begin to double, and falls to 0 so that it does not shrink them.
+
+    Args:
+        step: Finished iterations, 0 or more.
+        weight: Weight without ramp and fall.
+        ramp: Iterations of the rise; 0: none.
+        steps: Iterations of the whole training.
+    """
+    return entropy_weight(step, weight=weight, ramp=ramp) * max(0.0, 1 - step / steps)
+
+
 def guidance_weight(step: int, *, weight: float, steps: int) -> float:
-    """Weight of the blob guidance: ``weight`` in the first iteration, falling linearly to 0; not in the paper.
+    """Weight of the blob guidance: ``weight * (1 - step / steps) ** 2``; not in the paper.
 
     Args:
         step: Finished iterations, 0 or more.
         weight: Weight at the start.
         steps: Iterations until it is 0; 0: never any.
     """
-    return weight * max(0.0, 1 - step / steps) if steps else 0.0
+    return weight * max(0.0, 1 - step / steps) ** 2 if steps else 0.0
 
 
 def background_beta(step: int, *, steps: int, beta: float, ramp_start: float = 0.3, ramp_end: float = 0.7) -> float:

@@ -27,11 +27,11 @@ from astseg.config import BackgroundConfig, Config, ObjectsConfig
 from astseg.data.tensors import images_to_tensor
 from astseg.guidance import Blobs, find_blobs, guidance_loss
 from astseg.interruption import Interruption
-from astseg.losses import background_loss, pixel_entropy_loss, reconstruction_loss
+from astseg.losses import background_loss, parsimony_loss, pixel_entropy_loss, reconstruction_loss
 from astseg.model.background import BackgroundModel, foreground_mask, is_complex
 from astseg.model.scene import AstSeg, build
 from astseg.progress import Reporter
-from astseg.types import SceneArrays
+from astseg.types import SceneArrays, UserError
 
 __all__ = ["Clock", "Watch", "choose_background_width", "train", "train_background", "train_objects"]
 
@@ -187,7 +187,7 @@ def train_background(
     """
     whole = model if whole is None else whole
     device = next(model.parameters()).device
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True)
     batches = Batches(scenes, size=config.batch, seed=seed, flip=flip, device=device)
     state = run.load_state() or TrainingState("background", 0, 0.0, 0.0, seed)
     if state.step:
@@ -219,8 +219,10 @@ def train_background(
                 watch(whole, "background", step + 1, seconds)
             if interruption.requested or seconds - saved > SAVE_SECONDS:
                 saved = seconds
+                reporter.flush()
                 run.save_state(TrainingState("background", step + 1, seconds, seconds, seed), whole, optimizer)
             interruption.obey()
+    reporter.flush()
     seconds = clock.seconds()
     run.save_state(TrainingState("objects", 0, 0.0, seconds, seed), whole, None)
     return seconds
@@ -264,13 +266,15 @@ def train_objects(
     if state.step:
         run.restore(model)
     clock = Clock(config.steps, minutes=minutes, seconds=state.seconds)
-    phase, step, saved = "", state.step, clock.seconds()
+    phase, finished, saved = "", state.step, clock.seconds()
     with Interruption() as interruption:
         for step, position in clock.left(state.step):
             if (now := schedule.phase(position, scenario=config.scenario, frozen_steps=config.frozen_steps)) != phase:
                 phase, parameters = now, model.object_parameters() if now == "objects" else model.parameters()
                 # Made anew at the switch, as in the reference: the moments of the objects are lost.
-                optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, betas=config.betas, eps=config.eps)
+                optimizer = torch.optim.Adam(
+                    parameters, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True
+                )
                 if step == state.step and state.phase == phase and step:
                     run.restore(model, optimizer)
                 frozen = FrozenBackground(None, None)
@@ -280,20 +284,16 @@ def train_objects(
                 model.train()
                 model.background_model.requires_grad_(phase == "joint")
 
+            ramp = config.entropy_ramp
             weights = {
                 "reconstruction": 1.0,
-                "pixel_entropy": schedule.entropy_weight(
-                    position, weight=config.entropy_weight, ramp=config.entropy_ramp
+                "pixel_entropy": schedule.entropy_weight(position, weight=config.entropy_weight, ramp=ramp),
+                "parsimony": schedule.parsimony_weight(
+                    position, weight=config.parsimony_weight, ramp=ramp, steps=config.steps
                 ),
                 "guidance": schedule.guidance_weight(position, weight=config.guidance, steps=config.guidance_steps),
             }
-            rate = schedule.learning_rate(
-                position,
-                rate=config.learning_rate,
-                warmup=config.warmup,
-                steps=config.steps,
-                decay_at=config.decay_from,
-            )
+            rate = object_rate(config, position)
             set_rate(optimizer, rate)
             images, indices, mirrored = batches.draw(step)
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
@@ -302,6 +302,8 @@ def train_objects(
                 "reconstruction": reconstruction_loss(output.reconstruction, images),
                 "pixel_entropy": pixel_entropy_loss(output.weights),
             }
+            if config.parsimony_weight:
+                losses["parsimony"] = parsimony_loss(output.weights)
             if weights["guidance"] and frozen.blobs is not None:
                 losses["guidance"] = guidance_loss(
                     output,
@@ -315,20 +317,22 @@ def train_objects(
             total.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
-            seconds = clock.seconds()
+            seconds, finished = clock.seconds(), step + 1
             detached = {name: loss.detach() for name, loss in losses.items()}
             reporter.step(phase, step, position, config.steps, detached, seconds=seconds, rate=rate)
             if watch is not None:
-                watch(model, phase, step + 1, seconds)
+                watch(model, phase, finished, seconds)
             if interruption.requested or seconds - saved > SAVE_SECONDS:
                 saved = seconds
-                here = TrainingState(phase, step + 1, seconds, state.background_seconds, seed)
+                reporter.flush()
+                here = TrainingState(phase, finished, seconds, state.background_seconds, seed)
                 run.save_state(here, model, optimizer)
                 run.save_weights(model)
             interruption.obey()
+    reporter.flush()
     seconds = clock.seconds()
     run.save_weights(model)
-    run.save_state(TrainingState("done", step + 1, seconds, state.background_seconds, seed), model, None)
+    run.save_state(TrainingState("done", finished, seconds, state.background_seconds, seed), model, None)
     return seconds
 
 
@@ -361,12 +365,17 @@ def train(
         The trained model, in evaluation mode.
 
     Raises:
-        UserError: A loss is no longer finite, or the run folder's state is broken.
+        UserError: A loss is no longer finite, the run folder's state is broken, or no time is left.
     """
     device = device or default_device()
-    torch.manual_seed(seed)
-    model = build(config.model).to(device)
     state = run.load_state() or TrainingState("background", 0, 0.0, 0.0, seed)
+    spent = state.seconds + (0.0 if state.phase == "background" else state.background_seconds)
+    if minutes is not None and spent >= minutes * 60 and state.phase != "done":
+        raise UserError(f"the run has taken {spent / 60:.1f} of its {minutes:g} minutes already: give it more minutes")
+    torch.manual_seed(seed)
+    # Pretrained weights are needed at the very start only: later the state holds them.
+    pretrained = config.model.backbone_weights if state.phase == "background" and not state.step else None
+    model = build(replace(config.model, backbone_weights=pretrained)).to(device)
     curriculum = config.objects.scenario == "curriculum"
     if state.phase == "background" and curriculum and "background" in phases:
         train_background(
@@ -420,6 +429,14 @@ def choose_background_width(
 def default_device() -> torch.device:
     """A GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def object_rate(config: ObjectsConfig, position: int) -> float:
+    """The learning rate of the objects at a step of the schedules."""
+    rate, warmup, steps = config.learning_rate, config.warmup, config.steps
+    if config.decay == "cosine":
+        return schedule.cosine_rate(position, rate=rate, warmup=warmup, steps=steps)
+    return schedule.learning_rate(position, rate=rate, warmup=warmup, steps=steps, decay_at=config.decay_from)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

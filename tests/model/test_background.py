@@ -282,3 +282,36 @@ def test_background_variation_by_hand() -> None:
     reconstructions = torch.full((3, 3, 5, 7), 0.4)
     reconstructions[1] += 0.1
     assert background_variation(reconstructions) == pytest.approx(float(np.tanh(0.3 / 0.25)) / 3, rel=1e-5)
+
+
+def test_template_starts_from_the_median_whatever_lies_before_it():
+    torch.manual_seed(0)
+    model = BackgroundModel((20, 28), "small", form="template")
+    scene = 0.1 + 0.8 * torch.rand(3, 20, 28)
+    images = scene.repeat(5, 1, 1, 1)
+    images[0, :, 3:9, 4:11] = 1.0
+    images[1, :, 8:15, 9:20] = 0.0
+    model.start_from(images)
+    assert model.template is not None
+    assert torch.allclose(model.template[:3].sigmoid(), scene, atol=1e-6)
+    assert (model.template[3].sigmoid() < 0.03).all()
+
+
+def test_without_a_template_there_is_nothing_to_start():
+    model = BackgroundModel((20, 28), "small")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.start_from(torch.rand(3, 3, 20, 28))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_centred_input_lets_the_code_see_brightness_and_the_published_one_hardly():
+    torch.manual_seed(0)
+    dark = 0.2 + 0.2 * torch.rand(1, 3, 64, 64)
+    change = {}
+    for form in ("paper", "template"):
+        model = BackgroundModel((64, 64), "small", form=form)
+        with torch.no_grad():
+            code, brighter = model.encode(dark), model.encode(2 * dark)
+        change[form] = float((brighter - code).norm() / code.norm())
+    assert change["paper"] < 0.02
+    assert change["template"] > 10 * change["paper"]

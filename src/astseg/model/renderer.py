@@ -17,18 +17,22 @@ from astseg.types import ObjectLatents
 __all__ = ["GlimpseGenerator", "Renderer", "glimpse_channels"]
 
 
-def glimpse_channels(image_size: tuple[int, int]) -> tuple[int, ...]:
+def glimpse_channels(image_size: tuple[int, int], width: int = 1) -> tuple[int, ...]:
     """Channels of the glimpse generator's layers, by image size (Table 2); the glimpse side is 2 ** (their number).
+
+    Args:
+        image_size: (H, W).
+        width: Factor on all of them but the last; 1 is the paper.
 
     >>> glimpse_channels((64, 64))
     (64, 32, 16, 8, 4)
     """
     side = max(image_size)
-    if side <= 64:
-        return (64, 32, 16, 8, 4)
-    if side <= 128:
-        return (128, 64, 32, 16, 8, 4)
-    return (256, 128, 64, 32, 16, 8, 4)
+    first = 64 if side <= 64 else 128 if side <= 128 else 256
+    hidden = [first]
+    while hidden[-1] > 8:
+        hidden.append(hidden[-1] // 2)
+    return (*(width * channels for channels in hidden), 4)
 
 
 class GlimpseGenerator(nn.Sequential):

@@ -97,7 +97,7 @@ def build(config: ModelConfig) -> AstSeg:
         scale_range=(config.scale_min, config.scale_max),
     )
     renderer = Renderer(
-        GlimpseGenerator(config.appearance, glimpse_channels(config.image_size)),
+        GlimpseGenerator(config.appearance, glimpse_channels(config.image_size, config.glimpse_width)),
         image_size=config.image_size,
         background_log_activation=config.background_log_activation,
         pixel_activation=config.pixel_activation,

@@ -1,0 +1,356 @@
+"""The run folder: written whole or not at all, read strictly, refused where it is another run."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from astseg import checkpoint
+from astseg.checkpoint import RunFolder, TrainingState, load_model, write_json
+from astseg.config import BackgroundConfig, Config, ModelConfig, ObjectsConfig, to_dict
+from astseg.model.scene import AstSeg, build
+from astseg.types import UserError
+
+CONFIG = Config(
+    model=ModelConfig(
+        image_size=(20, 28),
+        slots=3,
+        appearance=5,
+        backbone="cnn",
+        transformer_width=8,
+        transformer_heads=2,
+        transformer_layers=1,
+        transformer_feedforward=12,
+        background_width="small",
+    )
+)
+ABOUT: dict[str, Any] = {"preset": "small", "seed": 7, "fingerprint": "abc", "data": "scenes"}
+
+
+class Killed(BaseException):
+    """As if the process had ended here."""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+def built(seed: int = 0) -> AstSeg:
+    torch.manual_seed(seed)
+    return build(CONFIG.model)
+
+
+def linear(value: float) -> nn.Module:
+    layer = nn.Linear(3, 2)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.fill_(value)
+    return layer
+
+
+def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+# Weights and configuration
+
+
+def test_what_is_saved_is_loaded(run: RunFolder) -> None:
+    model = built()
+    run.save_config(CONFIG, **ABOUT)
+    run.save_weights(model)
+    loaded, config = load_model(run.path)
+    assert config == CONFIG
+    assert not loaded.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+    assert run.load_config() == (CONFIG, ABOUT)
+    assert {path.name for path in run.path.iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_a_trained_model_needs_no_pretrained_weights(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are in its own file; the hub may be out of reach, and the notice names them still."""
+    config = replace(CONFIG, model=replace(CONFIG.model, backbone_weights="nvidia/mit-b0"))
+    run.save_config(config)
+    run.save_weights(built())
+    _, loaded = load_model(run.path)
+    assert loaded.model.backbone_weights == "nvidia/mit-b0"
+
+
+def test_loading_what_is_not_there(tmp_path: Path, run: RunFolder) -> None:
+    with pytest.raises(UserError, match=r"'.*nothing' is not there, expected a run folder made by 'astseg train'"):
+        load_model(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"'.*' has no config.json, expected a run folder"):
+        load_model(tmp_path)
+    run.save_config(CONFIG)
+    with pytest.raises(UserError, match=r"'.*run' has no model.safetensors: its training has not saved any weights"):
+        load_model(run.path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"'.*file' is a file, expected a run folder"):
+        RunFolder(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"config.json' is broken"),
+        ("[1, 2]", r"config.json' is broken"),
+        ('"text"', r"config.json' is broken"),
+        ('{"model": {}}', r"config.json' is broken"),
+        ('{"model": {"slotz": 3}, "background": {}, "objects": {}}', r"'model.slotz' is not a setting: .* 'slots'"),
+        ('{"model": 3, "background": {}, "objects": {}}', r"model is 3, expected names and values"),
+        (b"\xff\xfe", r"config.json' is broken"),
+    ],
+)
+def test_a_broken_configuration(run: RunFolder, text: str | bytes, message: str) -> None:
+    run.path.mkdir()
+    (run.path / "config.json").write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(UserError, match=message) as error:
+        run.load_config()
+    one_line(error)
+
+
+def test_broken_and_other_weights(run: RunFolder) -> None:
+    run.save_config(CONFIG)
+    file = run.path / "model.safetensors"
+    run.save_weights(built())
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model.safetensors' is broken \(.*\): restore it or train again") as error:
+        load_model(run.path)
+    one_line(error)
+    run.save_weights(nn.Linear(3, 2))
+    with pytest.raises(UserError, match=r"does not fit the model that config.json describes: .*[Mm]issing") as error:
+        load_model(run.path)
+    assert len(one_line(error)) < 500
+    run.save_weights(build(replace(CONFIG.model, slots=4)))
+    with pytest.raises(UserError, match=r"does not fit the model that config.json describes: .*size mismatch"):
+        load_model(run.path)
+
+
+def test_json_is_written_whole(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "down" / "a.json"
+    write_json(file, {"a": [1, 2]})
+    assert json.loads(file.read_text()) == {"a": [1, 2]}
+    with pytest.raises(TypeError):
+        write_json(file, {"a": object()})
+    assert json.loads(file.read_text()) == {"a": [1, 2]}
+    with pytest.raises(UserError, match=r"'.*a.json/b.json' cannot be written"):
+        write_json(file / "b.json", {})
+    with pytest.raises(UserError, match=r"'.*down' cannot be written"):
+        write_json(file.parent, {})
+    assert [path.name for path in file.parent.iterdir()] == ["a.json"]
+
+
+# Beginning and going on
+
+
+def test_begin_writes_once(run: RunFolder) -> None:
+    assert not run.is_begun
+    assert run.begin(CONFIG, ABOUT) == CONFIG
+    assert run.is_begun
+    assert json.loads((run.path / "config.json").read_text()) == {**ABOUT, **to_dict(CONFIG)}
+    assert run.begin(CONFIG, ABOUT) == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("config", "about", "message"),
+    [
+        (CONFIG, {"seed": 8}, r"differs in seed \(7, now 8\): choose another folder"),
+        (CONFIG, {"fingerprint": "abd"}, r"differs in fingerprint \(abc, now abd\)"),
+        (replace(CONFIG, model=replace(CONFIG.model, slots=4)), {}, r"differs in model.slots \(3, now 4\)"),
+        (replace(CONFIG, background=BackgroundConfig(batch=3)), {}, r"differs in background.batch \(128, now 3\)"),
+        (replace(CONFIG, objects=ObjectsConfig(steps=9, eps=1e-8)), {"seed": 0}, r"seed .*, objects.steps .*, objects"),
+    ],
+)
+@pytest.mark.parametrize("step", [None, 3])
+def test_another_run_is_refused(
+    run: RunFolder, config: Config, about: dict[str, Any], message: str, step: int | None
+) -> None:
+    run.begin(CONFIG, ABOUT)
+    if step is not None:
+        run.save_state(TrainingState("objects", step, 1.0, 2.0, 7), linear(0), None)
+    before = (run.path / "config.json").read_bytes()
+    with pytest.raises(UserError, match=message) as error:
+        run.begin(config, {**ABOUT, **about})
+    one_line(error)
+    assert (run.path / "config.json").read_bytes() == before
+
+
+def test_between_the_phases_the_objects_may_be_planned_anew(run: RunFolder) -> None:
+    background = BackgroundConfig(steps=50)
+    run.begin(replace(CONFIG, background=background), ABOUT)
+    run.save_state(TrainingState("objects", 0, 0.0, 2.0, 7), linear(0), None)
+    objects = ObjectsConfig(steps=9)
+    config = run.begin(replace(CONFIG, objects=objects), ABOUT)
+    assert config == replace(CONFIG, background=background, objects=objects)
+    assert run.load_config() == (config, ABOUT)
+    with pytest.raises(UserError, match=r"differs in model.slots"):
+        run.begin(replace(CONFIG, model=replace(CONFIG.model, slots=4)), ABOUT)
+
+
+def test_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").touch()
+    with pytest.raises(UserError, match=r"is not empty and holds no run: choose another folder"):
+        RunFolder(tmp_path).begin(CONFIG, ABOUT)
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_a_folder_of_scenes_may_become_a_run(tmp_path: Path) -> None:
+    (tmp_path / "scenes").mkdir()
+    RunFolder(tmp_path).begin(CONFIG, ABOUT)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be written"):
+        RunFolder(tmp_path / "file" / "run").begin(CONFIG, ABOUT)
+
+
+# State
+
+
+def test_state_there_and_back(run: RunFolder) -> None:
+    assert run.load_state() is None
+    state = TrainingState("joint", 12, 3.25, 1.5, 7)
+    run.save_state(state, linear(2.0), None)
+    assert run.load_state() == state
+    other = linear(0.0)
+    run.restore(other)
+    assert all((parameter == 2).all() for parameter in other.parameters())
+    assert [path.name for path in run.path.iterdir()] == ["training_state"]
+
+
+def test_moments_lie_as_their_parameters_do(run: RunFolder) -> None:
+    """A fused step takes all tensors in the order of memory: other strides would swap moments among weights."""
+
+    def model_and_optimizer() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(1)
+        convolution: nn.Module = nn.Conv2d(3, 4, (3, 2))
+        convolution = convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return convolution, torch.optim.Adam(convolution.parameters(), lr=0.1, fused=True)
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        torch.manual_seed(seed)
+        optimizer.zero_grad()
+        loss: Tensor = model(torch.randn(2, 3, 8, 7)).square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    model, optimizer = model_and_optimizer()
+    step(model, optimizer, 2)
+    run.save_state(TrainingState("joint", 1, 0.0, 0.0, 0), model, optimizer)
+    step(model, optimizer, 3)
+    other, restored = model_and_optimizer()
+    run.restore(other, restored)
+    (weight, _) = other.parameters()
+    assert restored.state[weight]["exp_avg"].stride() == weight.stride()
+    step(other, restored, 3)
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("state.json", b"{", r"state.json' is broken \(.*\): remove .*training_state to start afresh"),
+        ("state.json", b'{"phase": "joint"}', r"state.json' is broken"),
+        ("state.json", b"[]", r"state.json' is broken"),
+        ("model.safetensors", b"abc", r"model.safetensors' is broken"),
+        ("model.safetensors", None, r"model.safetensors' is not there"),
+        ("optimizer.safetensors", b"abc", r"optimizer.safetensors' is broken \(.*\): remove .* to start afresh"),
+        ("optimizer.safetensors", None, r"optimizer.safetensors' is broken"),
+    ],
+)
+def test_a_broken_state(run: RunFolder, file: str, content: bytes | None, message: str) -> None:
+    model = linear(1.0)
+    optimizer = torch.optim.Adam(model.parameters())
+    run.save_state(TrainingState("joint", 1, 0.0, 0.0, 0), model, optimizer)
+    path = run.path / "training_state" / file
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        run.load_state()
+        run.restore(model, optimizer)
+    one_line(error)
+
+
+def test_moments_of_another_model(run: RunFolder) -> None:
+    model = linear(1.0)
+    optimizer = torch.optim.Adam(model.parameters())
+    run.save_state(TrainingState("joint", 1, 0.0, 0.0, 0), model, optimizer)
+    save_file({"5.exp_avg": torch.ones(3)}, run.path / "training_state" / "optimizer.safetensors")
+    with pytest.raises(UserError, match=r"optimizer.safetensors' is broken"):
+        run.restore(model, optimizer)
+
+
+@pytest.mark.parametrize("moment", range(12))
+def test_a_state_survives_death_at_any_moment(run: RunFolder, moment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old or new, but whole; also when the save before died as well."""
+    run.save_state(TrainingState("joint", 1, 0.0, 0.0, 0), linear(1.0), None)
+    calls = 0
+
+    def dying(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > moment:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return call
+
+    for step in (2, 3):
+        calls = 0
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(checkpoint.os, "replace", dying(os.replace))
+            patch.setattr(checkpoint.shutil, "rmtree", dying(shutil.rmtree))
+            patch.setattr(checkpoint, "save_file", dying(save_file))
+            run.save_state(TrainingState("joint", step, 0.0, 0.0, 0), linear(float(step)), None)
+            raise Killed  # it died right after
+        state = run.load_state()
+        assert state is not None
+        assert 1 <= state.step <= step
+        model = linear(0.0)
+        run.restore(model)
+        assert all((parameter == state.step).all() for parameter in model.parameters())
+    run.save_state(TrainingState("joint", 4, 0.0, 0.0, 0), linear(4.0), None)
+    assert run.load_state() == TrainingState("joint", 4, 0.0, 0.0, 0)
+    assert [path.name for path in run.path.iterdir()] == ["training_state"]
+
+
+# Log
+
+
+def test_the_log_is_cut_back_to_the_state(run: RunFolder) -> None:
+    run.path.mkdir()
+    entries = [("background", 5), ("background", 9), ("objects", 5), ("objects", 10), ("joint", 15)]
+    lines = [json.dumps({"phase": phase, "step": step}) + "\n" for phase, step in entries]
+    for phase, step, kept in [
+        ("done", 15, 5),
+        ("joint", 15, 5),
+        ("joint", 14, 4),
+        ("objects", 9, 3),
+        ("objects", 0, 2),
+        ("background", 5, 1),
+        ("background", 0, 0),
+    ]:
+        run.log_path.write_text("".join(lines) + '{"phase": "joi')
+        run.trim_log(phase, step)
+        assert run.log_path.read_text() == "".join(lines[:kept])
+    assert [path.name for path in run.path.iterdir()] == ["log.jsonl"]
+
+
+def test_begin_cuts_the_log(run: RunFolder) -> None:
+    run.begin(CONFIG, ABOUT)
+    run.log_path.write_text('{"phase": "joint", "step": 3}\n')
+    run.begin(CONFIG, ABOUT)  # there is no state: the run starts again
+    assert run.log_path.read_text() == ""
