@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from astseg import arguments, cli
+from astseg import arguments, cli, commands, train
 from astseg.arguments import parse
 from astseg.config import Config
 from astseg.presets import PRESETS, preset
@@ -39,6 +39,16 @@ SETTINGS: dict[str, Any] = {
     "objects": {"steps": 24, "frozen_steps": 12, "batch": 2, "warmup": 2, "guidance_steps": 8, "precision": "float32"},
 }
 Lines = Callable[..., str]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_gpu() -> Iterator[None]:
+    """Runs are compared bit for bit, which a GPU does not promise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        for module in (commands, train):
+            patch.setattr(module, "default_device", lambda: torch.device("cpu"))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -205,8 +215,6 @@ def test_exit_codes(
 ) -> None:
     def fail(command: object) -> int:
         raise error
-
-    from astseg import commands
 
     monkeypatch.setattr(commands, "run", fail)
     assert cli.run(["demo"]) == code

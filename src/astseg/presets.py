@@ -71,9 +71,9 @@ PRESETS: dict[str, Preset] = {
                 "background_form": "template",
             },
             "background": {
-                "steps": 250,
+                "steps": 500,
                 "batch": 32,
-                "ramp": (0.3, 0.7),
+                "ramp": (0.5, 0.8),
                 "precision": "bfloat16",
             },
             "objects": {
