@@ -141,6 +141,24 @@ def test_files_are_laid_over_presets_and_options_over_files(tmp_path: Path) -> N
     assert parse(["train", "data", "--out", "run", "--config", str(file)]).settings == preset("small")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "--preset clevr-ct --model.no-isotropic",
+        "--model.slots 4 --model.image-size 48 64 --model.isotropic --objects.flip --objects.betas 0.8 0.95",
+        "--preset clevrtex-ct --model.backbone-weights None --objects.eps 1e-7",
+    ],
+)
+def test_settings_are_spelled_as_they_are_parsed(words: str) -> None:
+    command = parse(["train", "data", "--out", "run", *words.split()])
+    usual = arguments.usual_settings(command.preset, None)
+    spelled = arguments.spelled_settings(command.settings, usual)
+    again = parse(["train", "data", "--out", "run", "--preset", command.preset, *spelled])
+    assert again.settings == command.settings
+    assert bool(spelled) == bool(words)
+
+
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["train-background", "--help"], ["demo", "-h"]])
 def test_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -517,7 +535,9 @@ def test_a_limit_of_time(place: Path, tmp_path: Path) -> None:
 
 
 def log(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    """The lines of the steps, without those of pictures."""
+    entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [entry for entry in entries if "picture" not in entry]
 
 
 def assert_same_weights(one: Path, other: Path) -> None:

@@ -17,18 +17,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from astseg import progress
+from astseg import batches, clock, progress
 from astseg import train as training
 from astseg.checkpoint import RunFolder, TrainingState
 from astseg.config import BackgroundConfig, Config, ModelConfig, ObjectsConfig
 from astseg.data import fingerprint
 from astseg.data.synthetic import render_scenes
-from astseg.guidance import Blobs
 from astseg.interruption import Interruption
 from astseg.losses import reconstruction_loss
 from astseg.model.scene import AstSeg, build
 from astseg.progress import Reporter
-from astseg.train import Batches, Clock, FrozenBackground, Watch, choose_background_width, mirror, train
+from astseg.train import Watch, choose_background_width, train
 from astseg.types import SceneArrays, UserError
 
 H, W, K = 20, 28, 3
@@ -87,7 +86,7 @@ def start(
     seed: int = 0,
     minutes: float | None = None,
     watch: Watch | None = None,
-    phases: tuple[str, ...] = ("background", "objects"),
+    background_only: bool = False,
 ) -> AstSeg:
     """What the commands do: begin the run or check that it is the same one, and train."""
     run = RunFolder(folder)
@@ -102,7 +101,7 @@ def start(
             minutes=minutes,
             device=CPU,
             watch=watch,
-            phases=phases,
+            background_only=background_only,
         )
 
 
@@ -267,7 +266,7 @@ def test_a_finished_run_stays_as_it_is(uninterrupted: Path, scenes: SceneArrays)
 
 
 def test_the_background_alone_and_then_the_rest(uninterrupted: Path, scenes: SceneArrays, tmp_path: Path) -> None:
-    start(tmp_path / "run", scenes, phases=("background",))
+    start(tmp_path / "run", scenes, background_only=True)
     state = RunFolder(tmp_path / "run").load_state()
     assert state is not None
     assert (state.phase, state.step) == ("objects", 0)
@@ -377,7 +376,7 @@ def test_the_optimiser_is_rebuilt_at_the_switch(
 
 
 def test_without_guidance(scenes: SceneArrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "find_blobs", None)  # nobody looks for regions
+    monkeypatch.setattr(batches, "find_blobs", None)  # nobody looks for regions
     start(tmp_path / "run", scenes, replace(TINY, objects=replace(TINY.objects, guidance=0.0)))
     assert not any("guidance" in entry for entry in log(tmp_path / "run"))
 
@@ -385,7 +384,7 @@ def test_without_guidance(scenes: SceneArrays, tmp_path: Path, monkeypatch: pyte
 def test_backgrounds_that_do_not_fit_in_memory_are_drawn_anew(
     uninterrupted: Path, scenes: SceneArrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "CACHE_BYTES", 0)
+    monkeypatch.setattr(batches, "CACHE_BYTES", 0)
     recorder = Recorder()
     start(tmp_path / "run", scenes, watch=recorder)
     assert ("objects", {"encoder", "renderer"}) in list(recorder.changes())
@@ -417,33 +416,15 @@ def test_a_diverged_run_says_which_loss(scenes: SceneArrays, tmp_path: Path) -> 
 # Time
 
 
-def test_clock_counts_steps_without_a_limit() -> None:
-    assert list(Clock(3, minutes=None).left(0)) == [(0, 0), (1, 1), (2, 2)]
-    assert list(Clock(3, minutes=None).left(2)) == [(2, 2)]
-    assert list(Clock(3, minutes=None).left(3)) == []
-
-
 class FakeTime:
     """A clock that moves on when told to."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(training, "time", types.SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(clock, "time", types.SimpleNamespace(monotonic=lambda: self.now))
 
     def __call__(self, model: nn.Module, phase: str, step: int, seconds: float) -> None:
         self.now += 1
-
-
-def test_clock_by_time_and_by_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = FakeTime(monkeypatch)
-    clock = Clock(100, minutes=0.5, seconds=15.0)
-    positions = []
-    for step, position in clock.left(7):
-        positions.append((step, position))
-        fake.now += 3
-    assert positions == [(7, 50), (8, 60), (9, 70), (10, 80), (11, 90)]
-    assert clock.seconds() == 30
-    assert list(Clock(5, minutes=60.0).left(3)) == [(3, 3), (4, 4)]
 
 
 def test_a_run_with_a_limit_ends_in_time_and_in_its_last_phase(
@@ -495,70 +476,6 @@ def test_time_before_an_interruption_counts(
     state = RunFolder(tmp_path / "run").load_state()
     assert state is not None
     assert (state.phase, state.step) == ("done", 16)
-
-
-# Batches
-
-
-def test_a_batch_depends_on_seed_and_step_alone(scenes: SceneArrays) -> None:
-    batches = Batches(scenes, size=6, seed=5, flip=True, device=CPU)
-    images, indices, mirrored = batches.draw(8)
-    noise = torch.rand(3)
-    batches.draw(9)
-    torch.rand(100)
-    again = batches.draw(8)
-    assert all(torch.equal(*pair) for pair in zip((images, indices, mirrored), again, strict=True))
-    assert torch.equal(noise, torch.rand(3))  # for the dropout
-    assert not torch.equal(indices, batches.draw(9)[1])
-    other = Batches(scenes, size=6, seed=6, flip=True, device=CPU)
-    assert not torch.equal(indices, other.draw(8)[1])
-
-
-def test_images_of_a_batch(scenes: SceneArrays) -> None:
-    batches = Batches(scenes, size=40, seed=5, flip=True, device=CPU)
-    images, indices, mirrored = batches.draw(0)
-    assert images.shape == (40, 3, H, W)
-    assert set(indices.tolist()) <= set(range(len(scenes)))
-    assert 8 < mirrored.sum() < 32
-    for image, index, flipped in zip(images, indices, mirrored, strict=True):
-        expected = scenes.images[index][:, ::-1] if flipped else scenes.images[index]
-        np.testing.assert_allclose(image.permute(1, 2, 0) * 255, expected, atol=1e-4)
-    assert not Batches(scenes, size=40, seed=5, flip=False, device=CPU).draw(0)[2].any()
-    assert torch.cat(list(batches.in_order(4))).shape == (11, 3, H, W)
-
-
-def test_frozen_backgrounds_are_mirrored_with_their_images() -> None:
-    drawn = torch.rand(4, 3, H, W).half()
-    frozen = FrozenBackground(drawn, None)
-    indices, mirrored = torch.tensor([2, 0]), torch.tensor([True, False])
-    background = frozen.draw(indices, mirrored)
-    assert background is not None
-    assert torch.equal(background, torch.stack([drawn[2].flip(-1), drawn[0]]).float())
-    assert FrozenBackground(None, None).draw(indices, mirrored) is None
-    assert mirror(background, torch.zeros(2, dtype=torch.bool)) is background
-
-
-def test_regions_are_found_where_the_background_does_not_explain() -> None:
-    """A model that knows the true backgrounds: what differs are objects and shadows."""
-    scenes = render_scenes("desk", seed=3, count=11, size=(H, W), backgrounds=True)
-    batches = Batches(scenes, size=3, seed=0, flip=False, device=CPU)
-    backgrounds = torch.from_numpy(scenes.backgrounds).permute(0, 3, 1, 2) / 255
-
-    class Oracle(nn.Module):
-        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-            return backgrounds, torch.zeros(len(images), 1, H, W)
-
-    frozen = training.freeze_background(Oracle(), batches, regions=6)  # type: ignore[arg-type]
-    assert frozen.images is not None
-    assert torch.equal(frozen.images, backgrounds.half())
-    assert isinstance(frozen.blobs, Blobs)
-    assert scenes.labels is not None
-    found, true = frozen.blobs.regions.numpy() > 0, scenes.labels > 0
-    assert (found & true).sum() > 0.5 * found.sum()
-    assert (found & true).sum() > 0.5 * true.sum() > 0
-
-
-# Width of the background
 
 
 def test_the_width_by_a_short_run(scenes: SceneArrays, monkeypatch: pytest.MonkeyPatch) -> None:

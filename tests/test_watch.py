@@ -1,6 +1,7 @@
 """Pictures during training: when they are due, what they say, and that the training does not notice them."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_pictures_are_due_by_the_clock(
     monkeypatch.setattr(watching.time, "monotonic", lambda: now)
     drawn: list[tuple[float, str]] = []
     watch = PanelWatch(RunFolder(tmp_path), scenes, Reporter())
-    monkeypatch.setattr(watch, "draw", lambda model, name: drawn.append((now - 50, name)))
+    monkeypatch.setattr(watch, "draw", lambda model, name: drawn.append((now - 50, name)) or {})
     for second in range(600):
         now = 50.0 + second
         if not 60 <= second < 100:  # a slow step: two pictures were due, one is drawn
@@ -68,7 +69,9 @@ def test_a_picture_and_its_figures(tmp_path: Path, scenes: SceneArrays, model: A
     text = io.StringIO()
     run = RunFolder(tmp_path / "run")
     watch = PanelWatch(run, scenes, Reporter(console=Console(file=text, width=30)))
-    file = watch.draw(model, "joint_000012")
+    figures = watch.draw(model, "joint_000012")
+    assert {"ari_fg", "miou", "mse"} <= figures.keys()
+    file = run.panels / "joint_000012.png"
     assert panels(run) == ["joint_000012.png", "latest.png"]
     assert file.read_bytes() == (run.panels / "latest.png").read_bytes()
     assert Image.open(file).width > 8 * W
@@ -76,6 +79,17 @@ def test_a_picture_and_its_figures(tmp_path: Path, scenes: SceneArrays, model: A
     assert told.startswith(f"picture {file}  (10 scenes: ARI-FG ")
     assert all(name in told for name in ("mIoU", "MSE", "slots used"))
     assert told.count("\n") == 1
+
+
+def test_the_figures_of_a_picture_are_logged(tmp_path: Path, scenes: SceneArrays, model: AstSeg) -> None:
+    log = tmp_path / "log.jsonl"
+    watch = PanelWatch(RunFolder(tmp_path), scenes, Reporter(log))
+    watch.due = [0.0]
+    watch(model, "joint", 12, 3.5)
+    entry = json.loads(log.read_text())
+    assert (entry["phase"], entry["step"], entry["seconds"], entry["picture"]) == ("joint", 12, 3.5, "joint_000012")
+    assert entry["mse"] > 0
+    assert 0 <= entry["miou"] <= 1
 
 
 def test_pictures_without_labels(tmp_path: Path, scenes: SceneArrays, model: AstSeg) -> None:

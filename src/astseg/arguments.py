@@ -12,11 +12,21 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
-from astseg.config import Config, override
+from astseg.config import Config, override, to_dict
 from astseg.presets import PRESETS, preset
 from astseg.types import UserError
 
-__all__ = ["Demo", "Evaluate", "Scenes", "Segment", "Train", "TrainBackground", "parse"]
+__all__ = [
+    "Demo",
+    "Evaluate",
+    "Scenes",
+    "Segment",
+    "Train",
+    "TrainBackground",
+    "parse",
+    "spelled_settings",
+    "usual_settings",
+]
 
 DEFAULT_PRESET = "small"
 
@@ -112,7 +122,7 @@ class Segment:
     batch_size: int = 32
     """Images at a time."""
     every: bool = False
-    """Write the empty background and the reconstruction of each image too."""
+    """Write the empty background and the reconstruction of each image, and each object as a layer, too."""
 
 
 @dataclass(frozen=True)
@@ -165,14 +175,38 @@ def parse(arguments: Sequence[str]) -> Any:
     """
     if "train" in arguments[:1] or "train-background" in arguments[:1]:
         kind = Train if arguments[0] == "train" else TrainBackground
-        name = _option(arguments, "--preset") or DEFAULT_PRESET
-        settings = preset(name)
         file = _option(arguments, "--config")
-        if file is not None:
-            settings = override(settings, read_settings(Path(file)))
+        name = _option(arguments, "--preset") or DEFAULT_PRESET
+        settings = usual_settings(name, None if file is None else Path(file))
         default = kind(data=tyro.MISSING, out=tyro.MISSING, settings=settings)
         return tyro.cli(kind, prog=f"astseg {arguments[0]}", args=arguments[1:], default=default)
     return tyro.cli(OmitArgPrefixes[Command], prog="astseg", args=arguments, description=_introduction())  # type: ignore
+
+
+def usual_settings(name: str, file: Path | None) -> Config:
+    """The settings of a preset with those of a file laid over it: what options are laid over in turn.
+
+    Raises:
+        UserError: An unknown preset, or a file that is missing, broken or wrong.
+    """
+    settings = preset(name)
+    return settings if file is None else override(settings, read_settings(file))
+
+
+def spelled_settings(settings: Config, usual: Config) -> list[str]:
+    """The options that lead from one configuration to another, as :func:`parse` takes them."""
+    words = []
+    before = to_dict(usual)
+    for part, values in to_dict(settings).items():
+        for name, value in values.items():
+            if value == before[part][name]:
+                continue
+            option = f"{part}.{name.replace('_', '-')}"
+            if isinstance(value, bool):
+                words.append(f"--{option}" if value else f"--{part}.no-{name.replace('_', '-')}")
+            else:
+                words += [f"--{option}", *(str(one) for one in (value if isinstance(value, list) else [value]))]
+    return words
 
 
 def _check_run(minutes: float | None, seed: int) -> None:

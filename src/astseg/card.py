@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from astseg.checkpoint import RunFolder
 from astseg.config import Config
-from astseg.model.backbones import licence_notice
+from astseg.model.segformer import licence_notice
 from astseg.outputs import write_whole
 
 __all__ = ["write_card"]
@@ -55,8 +54,4 @@ def write_card(
     if metrics:
         rows = [f"| {name} | {value:.4f} |" for name, value in metrics.items() if isinstance(value, float)]
         lines += [f"Measured on {metrics.get('count')} scenes:", "", "| figure | mean |", "|-|-|", *rows, ""]
-
-    def write(part: Path) -> None:
-        part.write_text("\n".join(lines))
-
-    write_whole(run.path / "README.md", write)
+    write_whole(run.path / "README.md", lambda part: part.write_text("\n".join(lines)))

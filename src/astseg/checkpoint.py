@@ -150,10 +150,8 @@ class RunFolder:
 
     def save_weights(self, model: nn.Module) -> None:
         """Write ``model.safetensors``."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        temporary = self.path / "model.safetensors.part"
-        save_file(_plain(model.state_dict()), temporary)
-        os.replace(temporary, self.path / "model.safetensors")
+        tensors = _plain(model.state_dict())
+        write_whole(self.path / "model.safetensors", lambda part: save_file(tensors, part))
 
     def save_state(self, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         """Write ``training_state/``, whole or not at all."""
@@ -218,9 +216,8 @@ class RunFolder:
                 continue
             if (order.index(entry["phase"]), entry["step"]) <= (order.index(phase), step):
                 kept.append(line + "\n")
-        temporary = self.log_path.with_suffix(".part")
-        temporary.write_text("".join(kept))
-        os.replace(temporary, self.log_path)
+        text = "".join(kept)
+        write_whole(self.log_path, lambda part: part.write_text(text))
 
 
 def load_model(path: Path) -> tuple[AstSeg, Config]:
@@ -262,11 +259,8 @@ def write_json(file: Path, values: Any) -> None:
     Raises:
         UserError: The file cannot be written there.
     """
-
-    def write(part: Path) -> None:
-        part.write_text(json.dumps(values, indent=2) + "\n")
-
-    write_whole(file, write)
+    text = json.dumps(values, indent=2) + "\n"
+    write_whole(file, lambda part: part.write_text(text))
 
 
 def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -19,8 +19,8 @@ from astseg.config import Config
 from astseg.data import fingerprint, index_hash, load_scenes, open_source, select
 from astseg.demo import run_demo
 from astseg.evaluate import Evaluation, evaluate
-from astseg.model.backbones import licence_notice
 from astseg.model.scene import build
+from astseg.model.segformer import licence_notice
 from astseg.predict import Segmenter, segment_folder
 from astseg.progress import Reporter, require_tensorboard
 from astseg.train import choose_background_width, default_device, train
@@ -110,7 +110,7 @@ def train_run(command: arguments.Train | arguments.TrainBackground, console: Con
             reporter=reporter,
             minutes=command.minutes,
             watch=watch,
-            phases=("background", "objects") if whole else ("background",),
+            background_only=not whole,
         )
         watch.draw(model, "last")
     write_card(folder, config, about)
@@ -135,7 +135,8 @@ def spelled(command: arguments.TrainBackground) -> str:
     options |= {"crop": command.crop, "seed": command.seed}
     usual = {field.name: field.default for field in dataclasses.fields(command)}
     words = [f"--{name} {value}" for name, value in options.items() if value != usual[name]]
-    return " ".join([str(command.data), *words])
+    settings = arguments.spelled_settings(command.settings, arguments.usual_settings(command.preset, command.config))
+    return " ".join([str(command.data), *words, *settings])
 
 
 def evaluate_run(command: arguments.Evaluate, console: Console) -> int:

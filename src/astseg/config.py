@@ -29,6 +29,7 @@ __all__ = [
 
 T = TypeVar("T")
 
+BACKBONES = (*(f"segformer-b{size}" for size in range(6)), "unet", "cnn")
 PRECISIONS = ("float32", "bfloat16")
 DECAYS = ("step", "cosine")
 SCENARIOS = ("curriculum", "baseline")
@@ -114,6 +115,7 @@ class ModelConfig:
             0 < self.scale_min < self.scale_max,
             f"scale range is {self.scale_min} to {self.scale_max}, expected 0 < scale_min < scale_max",
         )
+        _check_name("backbone", self.backbone, BACKBONES)
         _check_name("refinement", self.refinement, REFINEMENTS)
         _check_name("background_width", self.background_width, BACKGROUND_WIDTHS)
         _check_name("background_form", self.background_form, BACKGROUND_FORMS)

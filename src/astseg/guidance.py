@@ -28,8 +28,11 @@ from astseg.types import SceneOutput
 
 __all__ = ["Blobs", "find_blobs", "guidance_loss"]
 
-NECK = 0.7
+NECK = 0.8
 """Two cores of a region are two objects if the way between them narrows below this part of the smaller one."""
+
+THIN = 2.0
+"""Nearer than this to their edge everywhere, in pixels, regions are too thin to tell a neck from the pixel grid."""
 
 MARGIN = 1.25
 """A glimpse is drawn this much larger than the region, so that its mask can end inside."""
@@ -37,11 +40,14 @@ MARGIN = 1.25
 ON_MARGIN = 2.0
 """A matched slot should outweigh the background by e^2 where its mask is full."""
 
-TERM_WEIGHTS = {"attention": 0.1, "position": 1.0, "scale": 0.3, "activation": 0.3, "mask": 1.0}
+TERM_WEIGHTS = {"attention": 0.1, "position": 1.0, "scale": 0.3, "activation": 0.3, "mask": 2.0}
 """How the parts of the loss weigh against each other."""
 
 SMALLEST_SHARE = 1e-6
 """Attention on a region counts as at least this much, so that its logarithm is finite."""
+
+INSIDE_WEIGHT = 2.0
+"""A pixel of a region counts this much more than one outside: better a rim too much than a part of an object lost."""
 
 WRONG_PIXEL = 1e-3
 """Added to the weight of a pixel's layer, so that no single pixel pulls without end."""
@@ -121,7 +127,7 @@ def _cut(region: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
     filled = ndimage.binary_fill_holes(region)
     distance = ndimage.distance_transform_edt(np.pad(filled, 1))[1:-1, 1:-1]
     smooth = ndimage.gaussian_filter(distance, 1.0) * filled
-    peaks = np.argwhere((smooth == ndimage.maximum_filter(smooth, size=5)) & (distance >= 2))
+    peaks = np.argwhere((smooth == ndimage.maximum_filter(smooth, size=5)) & (distance > THIN))
     peaks = peaks[np.argsort(-distance[tuple(peaks.T)], kind="stable")]
     cores: list[NDArray[np.intp]] = []
     for peak in peaks:  # the thickest first; a thinner one counts if it has a neck towards every thicker one
@@ -187,12 +193,13 @@ def guidance_loss(
     matched = torch.zeros_like(latents.log_activation)  # B x K
     matched[image, slot] = 1
     advantage = latents.log_activation - background_log_activation.detach()
+    own = _own_weight(output.weights, blobs, image, slot, blob)
     terms = {
         "attention": unseen[image, slot, blob].sum() / max(1, len(image)),
         "position": _mean_distance(latents.position[image, slot], centre[image, blob]),
         "scale": _mean_distance(latents.scale[image, slot].log(), target[image, blob]),
         "activation": functional.binary_cross_entropy_with_logits(advantage - ON_MARGIN * matched, matched),
-        "mask": -(_own_weight(output.weights, blobs, image, slot, blob) + WRONG_PIXEL).log().mean(),
+        "mask": (-(own + WRONG_PIXEL).log() * torch.where(blobs.regions > 0, INSIDE_WEIGHT, 1.0)).mean(),
     }
     return torch.stack([TERM_WEIGHTS[name] * term for name, term in terms.items()]).sum()
 

@@ -278,7 +278,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     write_whole(path, lambda part: picture.save(part, format="PNG"))
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Have a file written beside its place and renamed, so that what lies there is whole; its folder is made.
 
     Raises:

@@ -92,6 +92,10 @@ class Reporter:
         if self.console is not None:
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
+    def note(self, entry: dict[str, Any]) -> None:
+        """A line of the log that is not a step's: the figures of a picture. ``phase`` and ``step`` say when it was."""
+        self._log(entry)
+
     def step(
         self,
         phase: str,

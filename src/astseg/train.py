@@ -2,7 +2,7 @@
 
 Sources: AE-NE for the first; supplement, Table 1 and section 3 of the paper for the second, with its two scenarios.
 What differs, and only where the configuration says so: the ramp and the template of the background, and the guidance
-of the objects (:mod:`astseg.guidance`).
+and the parsimony of the objects (:mod:`astseg.guidance`, :mod:`astseg.losses`).
 
 Every step draws its batch and its noise from (seed, step) alone. So a run repeats bit for bit on one machine, and one
 that was interrupted goes on as if it had not been. With a limit of minutes the schedules run by the clock where that is
@@ -11,145 +11,37 @@ ahead of the steps, so that a run that is cut short by time still ends with its 
 
 from __future__ import annotations
 
-import math
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from astseg import schedule
+from astseg.batches import Batches, FrozenBackground, freeze_background
 from astseg.checkpoint import RunFolder, TrainingState
+from astseg.clock import Clock
 from astseg.config import BackgroundConfig, Config, ObjectsConfig
-from astseg.data.tensors import images_to_tensor
-from astseg.guidance import Blobs, find_blobs, guidance_loss
+from astseg.guidance import Blobs, guidance_loss
 from astseg.interruption import Interruption
 from astseg.losses import background_loss, parsimony_loss, pixel_entropy_loss, reconstruction_loss
-from astseg.model.background import BackgroundModel, foreground_mask, is_complex
+from astseg.model.background import BackgroundModel, is_complex
 from astseg.model.scene import AstSeg, build
 from astseg.progress import Reporter
-from astseg.types import SceneArrays, UserError
+from astseg.types import SceneArrays, SceneOutput, UserError
 
-__all__ = ["Clock", "Watch", "choose_background_width", "train", "train_background", "train_objects"]
+__all__ = ["Watch", "choose_background_width", "default_device", "train", "train_background", "train_objects"]
 
 Watch = Callable[[nn.Module, str, int, float], None]
 """Called after each step with the model, the phase, the finished steps and the seconds; to draw pictures."""
 
+ANCHORED_PART = 0.25
+"""Part of the guided steps in which the slots' anchors count in the matching, less and less."""
+
 SAVE_SECONDS = 120.0
 """A run that is killed loses at most this much work."""
-
-CACHE_BYTES = 4e9
-"""Frozen backgrounds are kept in memory up to this size, and drawn anew at each step beyond it."""
-
-
-class Clock:
-    """How far a loop has come, by steps and by time."""
-
-    def __init__(self, steps: int, *, minutes: float | None, seconds: float = 0.0) -> None:
-        """Start the clock.
-
-        Args:
-            steps: Steps of the whole loop.
-            minutes: Time limit of the whole loop; None: none.
-            seconds: Seconds already spent on it, before it was interrupted.
-        """
-        self.steps = steps
-        self.limit = math.inf if minutes is None else minutes * 60
-        self.begin = time.monotonic() - seconds
-
-    def seconds(self) -> float:
-        """Seconds spent on the loop."""
-        return time.monotonic() - self.begin
-
-    def position(self, step: int) -> int:
-        """The step at which the schedules stand: that of the counter, or that of the time, whichever is ahead."""
-        if self.limit == math.inf:
-            return step
-        return max(step, int(self.steps * self.seconds() / self.limit) if self.limit > 0 else self.steps)
-
-    def left(self, start: int) -> Iterator[tuple[int, int]]:
-        """Pairs of counted step and schedule step, until steps or minutes run out."""
-        step = start
-        while (position := self.position(step)) < self.steps:
-            yield step, position
-            step += 1
-
-
-class Batches:
-    """The training images on their device, and batches of them that depend on (seed, step) alone."""
-
-    def __init__(self, scenes: SceneArrays, *, size: int, seed: int, flip: bool, device: torch.device) -> None:
-        """Move the images to the device.
-
-        Args:
-            scenes: The images; labels are not looked at.
-            size: B.
-            seed: Seed of the run.
-            flip: Mirror every second image, at random.
-            device: Where to train.
-        """
-        self.images = torch.from_numpy(scenes.images.copy()).to(device)  # N x H x W x 3, uint8
-        self.size = size
-        self.seed = seed
-        self.flip = flip
-
-    def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The batch of a step; also seeds torch for the dropout of that step.
-
-        Returns:
-            Images B x 3 x H x W in [0, 1]; indices B, which scenes; mirrored B, bool.
-        """
-        torch.manual_seed(self.seed * 1_000_003 + step)
-        indices = torch.randint(len(self.images), (self.size,)).to(self.images.device)
-        mirrored = (torch.rand(self.size) < (0.5 if self.flip else 0.0)).to(self.images.device)
-        return mirror(images_to_tensor(self.images[indices]), mirrored), indices, mirrored
-
-    def in_order(self, size: int = 128) -> Iterator[Tensor]:
-        """All images once, size x 3 x H x W at a time."""
-        return (images_to_tensor(part) for part in torch.split(self.images, size))
-
-
-def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
-    """Images B x ... x W, some of them (mirrored: B, bool) seen in a mirror."""
-    if not mirrored.any():
-        return images
-    return torch.where(mirrored.view(-1, *[1] * (images.ndim - 1)), images.flip(-1), images)
-
-
-@dataclass(frozen=True)
-class FrozenBackground:
-    """What a background model that no longer changes says of the training images.
-
-    Attributes:
-        images: N x 3 x H x W, float16, or None where they would not fit in memory.
-        blobs: Regions that differ from the background, or None where nothing is guided by them.
-    """
-
-    images: Tensor | None
-    blobs: Blobs | None
-
-    def draw(self, indices: Tensor, mirrored: Tensor) -> Tensor | None:
-        """The backgrounds of a batch, B x 3 x H x W, or None."""
-        return None if self.images is None else mirror(self.images[indices].float(), mirrored)
-
-
-@torch.no_grad()
-def freeze_background(model: BackgroundModel, batches: Batches, *, regions: int) -> FrozenBackground:
-    """Draw the background of every training image, and find the regions that differ from it (regions: R, 0: none)."""
-    model.eval()
-    keep = batches.images.numel() * 2 <= CACHE_BYTES
-    drawn, masks = [], []
-    for images in batches.in_order():
-        background, predicted_error = model(images)
-        if keep:
-            drawn.append(background.half())
-        if regions:
-            masks.append(foreground_mask(images, background, predicted_error).cpu())
-    blobs = find_blobs(torch.cat(masks).numpy(), limit=regions) if regions else None
-    return FrozenBackground(torch.cat(drawn) if keep else None, blobs.to(batches.images.device) if blobs else None)
 
 
 def train_background(
@@ -284,34 +176,14 @@ def train_objects(
                 model.train()
                 model.background_model.requires_grad_(phase == "joint")
 
-            ramp = config.entropy_ramp
-            weights = {
-                "reconstruction": 1.0,
-                "pixel_entropy": schedule.entropy_weight(position, weight=config.entropy_weight, ramp=ramp),
-                "parsimony": schedule.parsimony_weight(
-                    position, weight=config.parsimony_weight, ramp=ramp, steps=config.steps
-                ),
-                "guidance": schedule.guidance_weight(position, weight=config.guidance, steps=config.guidance_steps),
-            }
             rate = object_rate(config, position)
             set_rate(optimizer, rate)
             images, indices, mirrored = batches.draw(step)
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 output = model(images, frozen.draw(indices, mirrored))
-            losses = {
-                "reconstruction": reconstruction_loss(output.reconstruction, images),
-                "pixel_entropy": pixel_entropy_loss(output.weights),
-            }
-            if config.parsimony_weight:
-                losses["parsimony"] = parsimony_loss(output.weights)
-            if weights["guidance"] and frozen.blobs is not None:
-                losses["guidance"] = guidance_loss(
-                    output,
-                    frozen.blobs.take(indices, mirrored),
-                    background_log_activation=model.renderer.background_log_activation,
-                    scale_range=model.encoder.scale_range,
-                    anchoring=1 - 2 * position / max(1, config.guidance_steps),
-                )
+            weights = object_loss_weights(config, position)
+            blobs = frozen.blobs.take(indices, mirrored) if frozen.blobs is not None and weights["guidance"] else None
+            losses = object_losses(model, output, images, config, blobs=blobs, position=position)
             total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
             optimizer.zero_grad(set_to_none=True)
             total.backward()  # type: ignore[no-untyped-call]
@@ -336,6 +208,47 @@ def train_objects(
     return seconds
 
 
+def object_loss_weights(config: ObjectsConfig, position: int) -> dict[str, float]:
+    """How much each loss of the objects counts at a step of the schedules."""
+    ramp, steps = config.entropy_ramp, config.steps
+    return {
+        "reconstruction": 1.0,
+        "pixel_entropy": schedule.entropy_weight(position, weight=config.entropy_weight, ramp=ramp),
+        "parsimony": schedule.parsimony_weight(position, weight=config.parsimony_weight, ramp=ramp, steps=steps),
+        "guidance": schedule.guidance_weight(position, weight=config.guidance, steps=config.guidance_steps),
+    }
+
+
+def object_losses(
+    model: AstSeg, output: SceneOutput, images: Tensor, config: ObjectsConfig, *, blobs: Blobs | None, position: int
+) -> dict[str, Tensor]:
+    """The losses of a batch of the objects, unweighted, by name: the paper's two, and ours where they are on.
+
+    Args:
+        model: The model.
+        output: What it says of the batch.
+        images: The batch, B x 3 x H x W in [0, 1].
+        config: Settings.
+        blobs: Regions to be guided by, or None.
+        position: Where the schedules stand.
+    """
+    losses = {
+        "reconstruction": reconstruction_loss(output.reconstruction, images),
+        "pixel_entropy": pixel_entropy_loss(output.weights),
+    }
+    if config.parsimony_weight:
+        losses["parsimony"] = parsimony_loss(output.weights)
+    if blobs is not None:
+        losses["guidance"] = guidance_loss(
+            output,
+            blobs,
+            background_log_activation=model.renderer.background_log_activation,
+            scale_range=model.encoder.scale_range,
+            anchoring=1 - position / max(1.0, ANCHORED_PART * config.guidance_steps),
+        )
+    return losses
+
+
 def train(
     config: Config,
     scenes: SceneArrays,
@@ -346,7 +259,7 @@ def train(
     minutes: float | None = None,
     device: torch.device | None = None,
     watch: Watch | None = None,
-    phases: Sequence[str] = ("background", "objects"),
+    background_only: bool = False,
 ) -> AstSeg:
     """A whole run: phase 1 (curriculum only), then phases 2 and 3; from wherever the run folder stands.
 
@@ -359,7 +272,7 @@ def train(
         minutes: Time limit of the whole.
         device: Where to train; None: a GPU where there is one.
         watch: Called after each step.
-        phases: ``background``, ``objects`` or both: which parts of the curriculum to train.
+        background_only: Stop after phase 1 of the curriculum.
 
     Returns:
         The trained model, in evaluation mode.
@@ -377,7 +290,7 @@ def train(
     pretrained = config.model.backbone_weights if state.phase == "background" and not state.step else None
     model = build(replace(config.model, backbone_weights=pretrained)).to(device)
     curriculum = config.objects.scenario == "curriculum"
-    if state.phase == "background" and curriculum and "background" in phases:
+    if state.phase == "background" and curriculum:
         train_background(
             model.background_model,
             scenes,
@@ -386,14 +299,14 @@ def train(
             seed=seed,
             reporter=reporter,
             flip=config.objects.flip,
-            minutes=None if minutes is None else minutes * (config.background.share if "objects" in phases else 1),
+            minutes=None if minutes is None else minutes * (1 if background_only else config.background.share),
             whole=model,
             watch=watch,
         )
         state = run.load_state() or state
     elif state.phase != "background":
         run.restore(model)
-    if state.phase != "done" and "objects" in phases:
+    if state.phase != "done" and not background_only:
         left = None if minutes is None else max(0.0, minutes - state.background_seconds / 60)
         train_objects(model, scenes, config.objects, run=run, seed=seed, reporter=reporter, minutes=left, watch=watch)
     elif state.phase != "done":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from torch import nn
 from astseg.checkpoint import RunFolder
 from astseg.evaluate import evaluate
 from astseg.model.scene import AstSeg
-from astseg.outputs import panel, write_whole
+from astseg.outputs import panel, save_picture
 from astseg.progress import Reporter
 from astseg.types import SceneArrays
 
@@ -54,24 +53,22 @@ class PanelWatch:
             return
         self.due = [due for due in self.due if due > now] or [now + PICTURE_SECONDS]
         assert isinstance(model, AstSeg)
-        self.draw(model, f"{phase}_{step:06d}")
+        name = f"{phase}_{step:06d}"
+        figures = self.draw(model, name)
+        self.reporter.note({"phase": phase, "step": step, "seconds": round(seconds, 3), "picture": name, **figures})
 
-    def draw(self, model: AstSeg, name: str) -> Path:
-        """Draw ``panels/NAME.png`` and ``panels/latest.png``, and tell the figures; returns the first."""
+    def draw(self, model: AstSeg, name: str) -> dict[str, float]:
+        """Draw ``panels/NAME.png`` and ``panels/latest.png``, and tell the figures; returns the finite ones by name."""
         result = evaluate(model, self.scenes)
         picture = panel(self.scenes.images[:8], result.first_output, labels=_first(self.scenes))
         file = self.run.panels / f"{name}.png"
         for path in (file, self.run.panels / "latest.png"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, lambda part: picture.save(part, format="PNG"))
+            save_picture(picture, path)
+        means = {key: value for key, value in result.mean.items() if math.isfinite(value)}
         names = {"ari_fg": "ARI-FG", "miou": "mIoU", "mse": "MSE", "slots_used": "slots used"}
-        figures = "  ".join(
-            f"{spelled} {result.mean[key]:.3g}"
-            for key, spelled in names.items()
-            if math.isfinite(result.mean.get(key, math.nan))
-        )
+        figures = "  ".join(f"{spelled} {means[key]:.3g}" for key, spelled in names.items() if key in means)
         self.reporter.say(f"picture {file}  ({len(self.scenes)} scenes: {figures})")
-        return file
+        return means
 
 
 def _first(scenes: SceneArrays) -> NDArray[np.uint8] | None:

@@ -9,16 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from astseg.model.backbones import (
-    BACKBONES,
-    MIX_TRANSFORMERS,
-    Segformer,
-    SmallCNN,
-    UNet,
-    build_backbone,
-    licence_notice,
-    unet_widths,
-)
+from astseg.config import BACKBONES
+from astseg.model.backbones import build_backbone
+from astseg.model.segformer import MIX_TRANSFORMERS, Segformer, licence_notice
+from astseg.model.small_cnn import SmallCNN
+from astseg.model.unet import UNet, unet_widths
 from astseg.types import UserError
 
 GOLDEN = Path(__file__).parents[1] / "golden"

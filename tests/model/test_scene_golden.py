@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from astseg import ops
 from astseg.losses import pixel_entropy_loss, reconstruction_loss
-from astseg.model.backbones import Segformer
 from astseg.model.encoder import Encoder, Refinement
 from astseg.model.renderer import GlimpseGenerator, Renderer, glimpse_channels
 from astseg.model.scene import AstSeg
+from astseg.model.segformer import Segformer
 
 Arrays = Callable[[str], dict[str, Any]]
 Fill = Callable[..., None]

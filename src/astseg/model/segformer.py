@@ -1,0 +1,180 @@
+"""Segformer, the paper's backbone, through the package transformers.
+
+Sources: AST-Seg (Sauvalle and de La Fortelle, WACV 2023), section 3; *SegFormer* (Xie et al., NeurIPS 2021), Table 6
+for the sizes b0 to b5. What differs: images too small for the deepest layers are padded inside instead of refused. As
+in the reference, images stay in [0, 1], without ImageNet's mean and deviation.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from astseg.model.convolution import Size, quarter
+from astseg.types import UserError
+
+__all__ = ["MIX_TRANSFORMERS", "Segformer", "licence_notice"]
+
+
+class MixTransformer(NamedTuple):
+    """A size of Segformer: blocks and channels of its four stages, channels of its decode head."""
+
+    depths: tuple[int, int, int, int]
+    widths: tuple[int, int, int, int]
+    decoder_width: int
+
+
+MIX_TRANSFORMERS = {
+    "b0": MixTransformer((2, 2, 2, 2), (32, 64, 160, 256), 256),
+    "b1": MixTransformer((2, 2, 2, 2), (64, 128, 320, 512), 256),
+    "b2": MixTransformer((3, 4, 6, 3), (64, 128, 320, 512), 768),
+    "b3": MixTransformer((3, 4, 18, 3), (64, 128, 320, 512), 768),
+    "b4": MixTransformer((3, 8, 27, 3), (64, 128, 320, 512), 768),
+    "b5": MixTransformer((3, 6, 40, 3), (64, 128, 320, 512), 768),
+}
+
+SEGFORMER_SMALLEST_SIDE = 29
+"""The first stage shrinks its keys by 8 at stride 4, so a side needs 8 cells: ceil(29 / 4)."""
+
+
+class Segformer(nn.Module):
+    """The paper's backbone: a Mix Transformer body and a multi-layer-perceptron decode head, at stride 4.
+
+    The decode head has a BatchNorm, so in train mode the maps of an image depend on its batch; a batch of one works,
+    since a map never has fewer than 8 x 8 cells, but its statistics are then those of one image.
+    """
+
+    def __init__(
+        self,
+        size: str,
+        *,
+        out_channels: int,
+        weights: str | None = None,
+        classifier_dropout: float = 0.1,
+        drop_path: float = 0.1,
+    ) -> None:
+        """Build the body and the head.
+
+        Args:
+            size: Name of the body in :data:`MIX_TRANSFORMERS`.
+            out_channels: K + F channels of the map.
+            weights: Weights of the body: a hub id such as ``nvidia/mit-b3``, a folder that transformers saved, or None
+                for fresh ones. The decode head is always fresh.
+            classifier_dropout: Dropout rate before the last layer.
+            drop_path: Rate at which the last block is skipped in training; it grows linearly from 0 at the first.
+
+        Raises:
+            UserError: Weights that cannot be had or do not fit the size.
+        """
+        super().__init__()
+        transformers = _transformers()
+        shape = MIX_TRANSFORMERS[size]
+        # The reference's name for this module, so that its weights load under their own names.
+        self.complete_model = transformers.SegformerForSemanticSegmentation(
+            transformers.SegformerConfig(
+                depths=shape.depths,
+                hidden_sizes=shape.widths,
+                decoder_hidden_size=shape.decoder_width,
+                num_labels=out_channels,
+                classifier_dropout_prob=classifier_dropout,
+                drop_path_rate=drop_path,
+            )
+        )
+        if weights is not None:
+            self.complete_model.segformer.load_state_dict(_pretrained_body(weights, size))
+
+    def output_size(self, size: Size) -> Size:
+        """(h, w) of the map of an (H, W) image: a quarter, rounded up."""
+        return quarter(size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: B x 3 x H x W, float in [0, 1] -> B x out_channels x ceil(H/4) x ceil(W/4)."""
+        height, width = images.shape[-2:]
+        missing = (max(0, SEGFORMER_SMALLEST_SIDE - width), max(0, SEGFORMER_SMALLEST_SIDE - height))
+        if any(missing):  # repeat the last row and column, which makes no edge that is not in the image
+            images = F.pad(images, (0, missing[0], 0, missing[1]), mode="replicate")
+        maps: Tensor = self.complete_model(pixel_values=images).logits
+        h, w = quarter((height, width))
+        return maps[..., :h, :w]
+
+
+def _transformers() -> Any:
+    """The package transformers, imported no earlier than needed: it takes seconds."""
+    import transformers
+
+    return transformers
+
+
+def _pretrained_body(weights: str, size: str) -> dict[str, Tensor]:
+    """The body's tensors in a transformers checkpoint, whichever head it was saved with.
+
+    Raises:
+        UserError: A folder or hub id that cannot be read, is no Segformer, is incomplete, or is of another size.
+    """
+    logging = _transformers().utils.logging
+    if not Path(weights).exists() and not re.fullmatch(r"[\w.-]+/[\w.-]+", weights):
+        raise UserError(
+            f"backbone weights '{weights}': no such folder: give a folder or a hub id such as nvidia/mit-b3"
+        )
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # else it reports every classifier weight that is left out
+    try:
+        _check_size(weights, size)
+        body, report = _transformers().SegformerModel.from_pretrained(weights, output_loading_info=True)
+    except UserError:
+        raise
+    except Exception as error:  # transformers, the hub, safetensors and pickle each raise their own kinds
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(
+            f"backbone weights '{weights}' cannot be loaded ({reason}): check the name, the connection and, for gated"
+            " weights, `hf auth login`; or give a folder that holds config.json and model.safetensors"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    if report["missing_keys"]:
+        raise UserError(
+            f"backbone weights '{weights}' lack {len(report['missing_keys'])} tensors of a Segformer body"
+            f" ('{min(report['missing_keys'])}' first): give a complete checkpoint"
+        )
+    tensors: dict[str, Tensor] = body.state_dict()
+    return tensors
+
+
+def _check_size(weights: str, size: str) -> None:
+    """Compare a checkpoint's configuration with the size asked for, before its weights are read or downloaded."""
+    config = _transformers().AutoConfig.from_pretrained(weights)
+    if config.model_type != "segformer":
+        raise UserError(f"backbone weights '{weights}' are of a '{config.model_type}' model, expected a 'segformer'")
+    found = (tuple(config.depths), tuple(config.hidden_sizes))
+    if found == MIX_TRANSFORMERS[size][:2]:
+        return
+    names = [name for name, shape in MIX_TRANSFORMERS.items() if shape[:2] == found]
+    if not names:
+        raise UserError(
+            f"backbone weights '{weights}' have depths {found[0]} and widths {found[1]}, which is none of b0 to b5:"
+            f" give weights of size {size}"
+        )
+    raise UserError(
+        f"backbone weights '{weights}' are of size {names[0]}, but the backbone is segformer-{size}: name"
+        f" segformer-{names[0]}, or weights of size {size}"
+    )
+
+
+def licence_notice(weights: str | None) -> str | None:
+    """One line on the licence of pretrained backbone weights, to print and to keep beside the model, or None.
+
+    It goes by the name: a folder of NVIDIA's weights under a name of your own is not recognised.
+
+    >>> licence_notice("somebody/segformer-b0") is None
+    True
+    """
+    if weights is None or not re.search(r"nvidia|(?<![a-z])mit-b[0-5](?![0-9])", weights, re.IGNORECASE):
+        return None
+    return (
+        f"backbone weights '{weights}' are NVIDIA's, licensed for research and evaluation only, not for commercial use"
+        " (https://github.com/NVlabs/SegFormer/blob/master/LICENSE); models trained from them inherit this"
+    )
