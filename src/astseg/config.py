@@ -179,7 +179,8 @@ class ObjectsConfig:
         scenario: ``curriculum`` (CT: background first, then objects, then both) or ``baseline`` (BT: joint from the
             start, from fresh weights).
         steps: Optimiser steps, phases 2 and 3 together.
-        frozen_steps: Of these, the steps of phase 2, with the background model frozen (curriculum only).
+        frozen_steps: Of these, the steps of phase 2, with the background model frozen (curriculum only); as many as
+            ``steps`` or more: phase 3 never comes. The flag ``--steps`` stretches all schedules together.
         batch: Images a step.
         learning_rate: Adam rate, reached as (step / warmup) ** 2.
         warmup: Steps of that warm-up.
