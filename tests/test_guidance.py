@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from astseg.guidance import (
-    INSIDE_WEIGHT,
     MARGIN,
     ON_MARGIN,
     TERM_WEIGHTS,
@@ -310,7 +309,7 @@ def test_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         "position": 0.15,
         "scale": math.log(2),
         "activation": (on + off) / 2,
-        "mask": -math.log(1 / 3 + WRONG_PIXEL) * (1 + (INSIDE_WEIGHT - 1) * covered),
+        "mask": -math.log(1 / 3 + WRONG_PIXEL),
     }
     loss = loss_of(latents, blobs, background=-1.5)
     assert loss.shape == ()
@@ -367,7 +366,6 @@ def test_slots_are_matched_by_their_attention_too() -> None:
 def test_pixels_are_drawn_to_the_layer_of_their_region(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two regions, slot 1 on the first and slot 0 on the second: layers 2 and 1."""
     only("mask", monkeypatch)
-    monkeypatch.setattr("astseg.guidance.INSIDE_WEIGHT", 1.0)
     latents = latents_of([[[0.5, 0.5], [-0.5, 0.0], [0.9, -0.9]], [[0.0, 0.0]] * 3])
     blobs = blobs_of([(-0.5, 0.0, 0.3, 0.2), (0.5, 0.5, 0.2, 0.2)], [])
     wanted = torch.tensor([0, 2, 1, 0, 0])[blobs.regions[0].long()]

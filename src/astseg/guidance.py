@@ -46,9 +46,6 @@ TERM_WEIGHTS = {"attention": 0.1, "position": 1.0, "scale": 0.3, "activation": 0
 SMALLEST_SHARE = 1e-6
 """Attention on a region counts as at least this much, so that its logarithm is finite."""
 
-INSIDE_WEIGHT = 2.0
-"""A pixel of a region counts this much more than one outside: better a rim too much than a part of an object lost."""
-
 WRONG_PIXEL = 1e-3
 """Added to the weight of a pixel's layer, so that no single pixel pulls without end."""
 
@@ -199,7 +196,7 @@ def guidance_loss(
         "position": _mean_distance(latents.position[image, slot], centre[image, blob]),
         "scale": _mean_distance(latents.scale[image, slot].log(), target[image, blob]),
         "activation": functional.binary_cross_entropy_with_logits(advantage - ON_MARGIN * matched, matched),
-        "mask": (-(own + WRONG_PIXEL).log() * torch.where(blobs.regions > 0, INSIDE_WEIGHT, 1.0)).mean(),
+        "mask": -(own + WRONG_PIXEL).log().mean(),
     }
     return torch.stack([TERM_WEIGHTS[name] * term for name, term in terms.items()]).sum()
 
