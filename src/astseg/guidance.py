@@ -40,7 +40,7 @@ MARGIN = 1.25
 ON_MARGIN = 2.0
 """A matched slot should outweigh the background by e^2 where its mask is full."""
 
-TERM_WEIGHTS = {"attention": 0.1, "position": 1.0, "scale": 0.3, "activation": 0.3, "mask": 2.0}
+TERM_WEIGHTS = {"attention": 0.1, "position": 1.0, "scale": 0.3, "activation": 0.3, "mask": 1.0}
 """How the parts of the loss weigh against each other."""
 
 SMALLEST_SHARE = 1e-6

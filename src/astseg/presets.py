@@ -86,7 +86,7 @@ PRESETS: dict[str, Preset] = {
                 "entropy_ramp": 2_000,
                 "parsimony_weight": 0.5,
                 "guidance": 0.5,
-                "guidance_steps": 6_000,
+                "guidance_steps": 4_000,
                 "precision": "bfloat16",
             },
         },

@@ -249,3 +249,10 @@ def test_double_precision() -> None:
     for ours, theirs in zip(exact, renderer_20x28()(latents, background), strict=True):
         assert ours.dtype == torch.float64
         torch.testing.assert_close(ours.float(), theirs, rtol=0, atol=1e-4)
+
+
+def test_width_multiplies_the_hidden_channels() -> None:
+    assert glimpse_channels((64, 48), 2) == (128, 64, 32, 16, 4)
+    assert glimpse_channels((64, 128)) == (128, 64, 32, 16, 8, 4)
+    generator = GlimpseGenerator(5, glimpse_channels((64, 48), 2))
+    assert generator(torch.randn(3, 5)).shape == (3, 4, 32, 32)
