@@ -112,4 +112,4 @@ def test_named_tests_exist() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_linked_files_exist(document: Path) -> None:
     links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
-    assert not [link for link in links if not (document.parent / link).exists() and not link.endswith("demo.png")]
+    assert not [link for link in links if not (document.parent / link).exists()]
