@@ -103,7 +103,7 @@ def evaluate(
         labels = None if scenes.labels is None else torch.tensor(scenes.labels[start:stop], device=_device(model))
         with inference(model):
             images = images_to_tensor(scenes.images[start:stop], device=_device(model))
-            output = model(images)
+            output = model(images, layers=False)
             totals.add(_measure(images, output, labels, protocol))
             if first_output is None:
                 first_output = _convert(output, lambda value: value[:keep].cpu())
@@ -185,11 +185,11 @@ def _background_error(images: Tensor, background: Tensor, labels: Tensor) -> Ten
 
 
 def _convert(values: T, change: Callable[[Tensor], Tensor]) -> T:
-    """The same dataclass with every tensor changed, nested ones included."""
+    """The same dataclass with every tensor changed, nested ones included; what is None stays so."""
     changed: dict[str, Any] = {}
     for part in fields(values):  # type: ignore[arg-type]
         value = getattr(values, part.name)
-        changed[part.name] = change(value) if isinstance(value, Tensor) else _convert(value, change)
+        changed[part.name] = change(value) if isinstance(value, Tensor) else value and _convert(value, change)
     return type(values)(**changed)
 
 

@@ -44,7 +44,7 @@ def pixel_entropy_loss(weights: Tensor) -> Tensor:
     """Mean over images and pixels of (sum over layers of w log w) squared: pushes each pixel to one layer.
 
     Computed in float32 at least, whatever the precision of the weights. It runs over B x L x H x W numbers at each
-    step, so the slope is written out by hand: one tensor is kept for the way back instead of three.
+    step, so the slope is written out by hand: nothing is kept for the way back but the weights.
 
     Args:
         weights: B x L x H x W, layer weights that sum to one over L, 0 = background.
@@ -81,18 +81,15 @@ class _NegativeEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor) -> Tensor:  # noqa: D102
-        logarithm = weights.clamp_min(SMALLEST_WEIGHT).log_()
-        products = weights * logarithm
-        entropy = products.sum(dim=1)
-        ctx.save_for_backward(logarithm.add_(torch.sign(weights, out=products)))
-        return entropy
+        ctx.save_for_backward(weights)
+        return weights.clamp_min(SMALLEST_WEIGHT).log_().mul_(weights).sum(dim=1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: D102
-        (slope,) = ctx.saved_tensors
-        weights_gradient: Tensor = gradient.unsqueeze(1) * slope
-        return weights_gradient
+        (weights,) = ctx.saved_tensors
+        slope: Tensor = weights.clamp_min(SMALLEST_WEIGHT).log_().add_(weights.sign())
+        return slope.mul_(gradient.unsqueeze(1))
 
 
 def background_loss(

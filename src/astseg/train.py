@@ -180,7 +180,7 @@ def train_objects(
             set_rate(optimizer, rate)
             images, indices, mirrored = batches.draw(step)
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                output = model(images, frozen.draw(indices, mirrored))
+                output = model(images, frozen.draw(indices, mirrored), layers=False)
             weights = object_loss_weights(config, position)
             blobs = frozen.blobs.take(indices, mirrored) if frozen.blobs is not None and weights["guidance"] else None
             losses = object_losses(model, output, images, config, blobs=blobs, position=position)

@@ -72,8 +72,9 @@ class SceneOutput:
         latents: The objects.
         attention: B x K x h x w, each map sums to one.
         background: B x 3 x H x W in [0, 1], the scene without objects.
-        layers: B x K x 3 x H x W in [0, 1], each object's colours where its glimpse lies, 0 outside.
-        masks: B x K x H x W in [0, 1], each object's own mask before occlusion.
+        layers: B x K x 3 x H x W in [0, 1], each object's colours where its glimpse lies, 0 outside; None where
+            the model was told to do without.
+        masks: B x K x H x W in [0, 1], each object's own mask before occlusion; None without layers.
         weights: B x L x H x W, layer weights that sum to one, 0 = background.
         reconstruction: B x 3 x H x W in [0, 1].
     """
@@ -81,7 +82,7 @@ class SceneOutput:
     latents: ObjectLatents
     attention: Tensor
     background: Tensor
-    layers: Tensor
-    masks: Tensor
+    layers: Tensor | None
+    masks: Tensor | None
     weights: Tensor
     reconstruction: Tensor

@@ -11,6 +11,8 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from astseg.model.compositing import draw_and_blend
+from astseg.model.convolution import TransposedConvolution
 from astseg.ops import at_least_float32, blend_layers, full_precision, place_glimpses
 from astseg.types import ObjectLatents
 
@@ -46,11 +48,11 @@ class GlimpseGenerator(nn.Sequential):
             channels: Output channels of the layers; the last is 4, RGB and mask.
         """
         # The first layer turns 1 x 1 into 2 x 2. A group of every GroupNorm has 16 channels, or all if there are fewer.
-        layers: list[nn.Module] = [nn.ConvTranspose2d(appearance_size, channels[0], 2, 2, bias=False)]
+        layers: list[nn.Module] = [TransposedConvolution(appearance_size, channels[0], 2, 2, bias=False)]
         last = len(channels) - 1
         for i, (before, after) in enumerate(itertools.pairwise(channels), start=1):
             layers += [nn.GroupNorm(max(1, before // 16), before), nn.CELU()]
-            layers += [nn.ConvTranspose2d(before, after, 4, 2, 1, bias=i == last)]
+            layers += [TransposedConvolution(before, after, 4, 2, 1, bias=i == last)]
         super().__init__(*layers, nn.Sigmoid())
         self.side = 2 ** len(channels)
 
@@ -91,22 +93,30 @@ class Renderer(nn.Module):
             return self.background_log_activation
         return self.background_log_activation + self.pixel_log_activation
 
-    def forward(self, latents: ObjectLatents, background: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        self, latents: ObjectLatents, background: Tensor, *, layers: bool = True
+    ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
         """Render.
 
         Args:
             latents: The objects of B images.
             background: B x 3 x H x W in [0, 1].
+            layers: Whether layers and masks are wanted too. Training does without: they are most of the cost.
 
         Returns:
-            Layers B x K x 3 x H x W, masks B x K x H x W, weights B x L x H x W, reconstruction B x 3 x H x W.
+            Layers B x K x 3 x H x W, masks B x K x H x W (None and None where not wanted), weights B x L x H x W,
+            reconstruction B x 3 x H x W.
         """
         b, k, _ = latents.appearance.shape
         glimpses = self.generator(latents.appearance.flatten(0, 1)).unflatten(0, (b, k))  # B x K x 4 x g x g
-        placed = at_least_float32(place_glimpses(glimpses, latents.position, latents.scale, image_size=self.image_size))
-        layers, masks = placed[:, :, :3], placed[:, :, 3]
-        with full_precision(placed.device):
-            weights, reconstruction = blend_layers(
-                layers, masks, latents.log_activation, background, self.background_activation()
+        behind = self.background_activation()
+        if not layers:
+            weights, reconstruction = draw_and_blend(
+                glimpses, latents.position, latents.scale, latents.log_activation, background, behind
             )
-        return layers, masks, weights, reconstruction
+            return None, None, weights, reconstruction
+        placed = at_least_float32(place_glimpses(glimpses, latents.position, latents.scale, image_size=self.image_size))
+        colours, masks = placed[:, :, :3], placed[:, :, 3]
+        with full_precision(placed.device):
+            weights, reconstruction = blend_layers(colours, masks, latents.log_activation, background, behind)
+        return colours, masks, weights, reconstruction

@@ -35,12 +35,13 @@ class AstSeg(nn.Module):
         self.encoder = encoder
         self.renderer = renderer
 
-    def forward(self, images: Tensor, background: Tensor | None = None) -> SceneOutput:
+    def forward(self, images: Tensor, background: Tensor | None = None, *, layers: bool = True) -> SceneOutput:
         """Run the method.
 
         Args:
             images: B x 3 x H x W in [0, 1].
             background: The same shape, where it is known (frozen) already.
+            layers: Whether each object's layer and mask are wanted; without them a step costs a fraction.
 
         Raises:
             UserError: Images of another size than the model was built for.
@@ -52,12 +53,12 @@ class AstSeg(nn.Module):
         if background is None:
             background, _ = self.background_model(images)
         latents, attention = self.encoder(images)
-        layers, masks, weights, reconstruction = self.renderer(latents, background)
+        colours, masks, weights, reconstruction = self.renderer(latents, background, layers=layers)
         return SceneOutput(
             latents=latents,
             attention=attention,
             background=background,
-            layers=layers,
+            layers=colours,
             masks=masks,
             weights=weights,
             reconstruction=reconstruction,

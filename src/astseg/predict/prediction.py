@@ -119,6 +119,7 @@ def predictions_from(
 
 def _alone(output: SceneOutput) -> NDArray[np.uint8]:
     """Each object as the only one: its colours, and its weight against the background alone; B x K x H x W x 4."""
+    assert output.layers is not None
     behind, weights = output.weights[:, :1], output.weights[:, 1:]
     # w_k / (w_k + w_0) = alpha_k M_k / (alpha_k M_k + alpha_0): the other objects cancel out.
     opacity = weights / (weights + behind).clamp_min(torch.finfo(weights.dtype).tiny)

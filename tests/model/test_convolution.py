@@ -1,0 +1,81 @@
+"""Layers that go around slow kernels: torch's own numbers and gradients."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from astseg.model import convolution
+from astseg.model.convolution import Convolution, GroupNorm, TransposedConvolution
+
+B, C, OUT, H, W = 2, 6, 5, 7, 9
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def copied(ours: nn.Module, theirs: nn.Module) -> None:
+    theirs.load_state_dict(ours.state_dict())
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (5, 2, 2), (2, 2, 0), (4, 2, 1)])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_gradients_are_those_of_finite_differences(
+    kernel: int, stride: int, padding: int, transposed: bool, biased: bool
+) -> None:
+    shape = (C, OUT, kernel, kernel) if transposed else (OUT, C, kernel, kernel)
+    given = [normal(B, C, 4, 5, dtype=torch.float64), normal(*shape, seed=1, dtype=torch.float64)]
+    bias = normal(OUT, seed=2, dtype=torch.float64).requires_grad_() if biased else None
+    given = [tensor.requires_grad_() for tensor in given]
+
+    def run(features: Tensor, weight: Tensor) -> Tensor:
+        return convolution._few_cells(features, weight, bias, stride, padding, transposed)
+
+    assert torch.autograd.gradcheck(run, given)
+    if bias is not None:
+        gradient = normal(*run(*given).shape, seed=3, dtype=torch.float64)
+        torch.testing.assert_close(torch.autograd.grad(run(*given), bias, gradient)[0], gradient.sum(dim=(0, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("make", "plain"),
+    [
+        (lambda: Convolution(C, OUT, 3, padding=1, bias=False), nn.Conv2d(C, OUT, 3, padding=1, bias=False)),
+        (lambda: Convolution(C, OUT, 3, stride=2, padding=1), nn.Conv2d(C, OUT, 3, stride=2, padding=1)),
+        (lambda: TransposedConvolution(C, OUT, 4, 2, 1, bias=False), nn.ConvTranspose2d(C, OUT, 4, 2, 1, bias=False)),
+        (lambda: TransposedConvolution(C, OUT, 4, 2, 1), nn.ConvTranspose2d(C, OUT, 4, 2, 1)),
+    ],
+)
+@pytest.mark.parametrize("limit", [0, 10_000])
+@pytest.mark.parametrize("half", [False, True])
+def test_convolutions_are_torch_s(
+    make: Callable[[], nn.Module], plain: nn.Module, limit: int, half: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convolution, "FEW_CELLS", limit)
+    ours = make()
+    copied(ours, plain)
+    results = []
+    for layer in (ours, plain):
+        features = normal(B, C, H, W).to(memory_format=torch.channels_last).requires_grad_()
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            output = layer(features)
+        output.backward(normal(*output.shape, seed=1).to(output.dtype))
+        results.append([output, features.grad, *(parameter.grad for parameter in layer.parameters())])
+    tolerance = 0.02 if half else 1e-5
+    for one, other in zip(*results, strict=True):
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one.float(), other.float(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("channels", "groups"), [(8, 4), (32, 2)])
+def test_group_norm_is_torch_s(dtype: torch.dtype, channels: int, groups: int) -> None:
+    features = normal(B, channels, H, W).to(dtype).to(memory_format=torch.channels_last)
+    ours, plain = GroupNorm(groups, channels), nn.GroupNorm(groups, channels)
+    output = ours(features)
+    assert output.dtype == dtype
+    torch.testing.assert_close(output.float(), plain(features.float()), rtol=0.01, atol=0.01)
