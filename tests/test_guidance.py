@@ -9,16 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from astseg.guidance import (
-    MARGIN,
-    ON_MARGIN,
-    TERM_WEIGHTS,
-    WRONG_PIXEL,
-    Blobs,
-    find_blobs,
-    guidance_loss,
-    slot_anchors,
-)
+from astseg.guidance import Blobs, find_blobs, glimpse_loss, guidance_loss, slot_anchors
+from astseg.guidance.loss import MARGIN, OFF_MARGIN, ON_MARGIN, TERM_WEIGHTS, WRONG_PIXEL
+from astseg.ops import crop_glimpses
 from astseg.types import ObjectLatents, SceneOutput
 
 H, W = 32, 46
@@ -303,7 +296,7 @@ def test_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     latents = latents_of([[[0.2, 0.1], [0.9, 0.9]]], scale=8.0)
     blobs = blobs_of([(0.0, 0.0, SIDE, SIDE)])
     covered = (blobs.regions == 1).float().mean().item()
-    on, off = math.log1p(math.exp(-(1.5 - ON_MARGIN))), math.log1p(math.exp(1.5))
+    on, off = abs(1.5 - ON_MARGIN) / 2, math.log1p(math.exp(1.5 + OFF_MARGIN))
     expected = {
         "attention": -math.log(covered),
         "position": 0.15,
@@ -507,3 +500,62 @@ def test_double_precision() -> None:
     loss = loss_of(doubled, blobs, anchoring=0.5)
     assert loss.dtype == torch.float64
     assert loss.item() == pytest.approx(loss_of(latents, blobs, anchoring=0.5).item(), rel=1e-5)
+
+
+# Glimpses
+
+
+def scene_with_a_square() -> tuple[Tensor, Tensor, Blobs]:
+    backgrounds = torch.full((2, 3, H, W), 0.3)
+    images = backgrounds.clone()
+    images[0, :, 8:20, 10:26] = torch.tensor([0.9, 0.1, 0.2])[:, None, None]
+    return images, backgrounds, find_blobs((images != backgrounds)[:, 0].numpy(), limit=3)
+
+
+def loss_of_drawing(mask: float, colour: float, *, perfect: bool = False) -> Tensor:
+    """Of a glimpse of one colour and an even mask, or of the crop itself, with the mask where it differs from 0.3."""
+    images, backgrounds, blobs = scene_with_a_square()
+
+    def draw(seen: Tensor, attended: Tensor, position: Tensor, scale: Tensor) -> Tensor:
+        assert attended.shape[1:] == (1, *ATTENTION)
+        if perfect:
+            crop = crop_glimpses(seen, position, scale, side=16)
+            differs = ((crop - 0.3).abs().amax(dim=2, keepdim=True) > 0.28).float()
+            return torch.cat([crop, differs], dim=2)
+        even = torch.full((len(seen), 1, 4, 16, 16), colour)
+        even[:, :, 3] = mask
+        return even.requires_grad_()
+
+    torch.manual_seed(0)
+    return glimpse_loss(draw, images, backgrounds, blobs, side=16, cells=ATTENTION, scale_range=SCALES)
+
+
+def test_glimpses_that_show_their_region_cost_least() -> None:
+    perfect = loss_of_drawing(0, 0, perfect=True)
+    assert perfect < 0.1
+    assert perfect < loss_of_drawing(1.0, 0.5)
+    assert perfect < loss_of_drawing(0.0, 0.5)
+    loss_of_drawing(0.5, 0.5).backward()  # type: ignore[no-untyped-call]
+
+
+def test_no_region_no_glimpse() -> None:
+    images = torch.rand(2, 3, H, W)
+    blobs = find_blobs(np.zeros((2, H, W), dtype=bool), limit=3)
+    loss = glimpse_loss(lambda *_: images, images, images, blobs, side=16, cells=ATTENTION, scale_range=SCALES)
+    assert loss.item() == 0
+
+
+def test_regions_that_are_numbered_already_keep_apart() -> None:
+    """Two halves of a square that touch; and a number that no pixel has."""
+    numbered = np.zeros((1, H, W), np.int32)
+    numbered[0, 5:15, 5:12], numbered[0, 5:15, 12:20] = 1, 3
+    blobs = find_blobs(numbered, limit=4)
+    assert blobs.present.tolist() == [[True, True, False, False]]
+    assert (blobs.regions > 0).sum() == 150
+
+
+def test_joined_blobs_are_those_of_all_images() -> None:
+    masks = np.stack([disc(15, 12, 6), np.zeros((H, W), dtype=bool), disc(15, 33, 8)])
+    assert_same(
+        Blobs.joined([find_blobs(masks[:2], limit=3), find_blobs(masks[2:], limit=3)]), find_blobs(masks, limit=3)
+    )

@@ -14,6 +14,7 @@ from astseg.ops import (
     attention_pool,
     blend_layers,
     cell_positions,
+    crop_glimpses,
     full_precision,
     place_glimpses,
     sampling_weights,
@@ -301,3 +302,28 @@ def test_faint_objects_still_get_gradients() -> None:
     sizes = activation.grad.abs()
     assert (sizes > math.exp(-11) * 1e-4).all()
     assert (sizes < math.exp(-11)).all()
+
+
+# Crops
+
+
+@pytest.mark.parametrize("numbers", [1, 2])
+def test_crops_are_those_of_grid_sample(numbers: int) -> None:
+    images, position = uniform(B, 3, H, W, dtype=torch.float64), uniform(B, K, 2, seed=1, dtype=torch.float64) * 2 - 1
+    scale = 1 + 3 * uniform(B, K, numbers, seed=2, dtype=torch.float64)
+    crops = crop_glimpses(images, position, scale, side=7)
+    assert crops.shape == (B, K, 3, 7, 7)
+    theta = torch.zeros(B * K, 2, 3, dtype=torch.float64)
+    theta[:, 0, 0], theta[:, 1, 1] = (1 / scale[..., 0]).flatten(), (1 / scale[..., -1]).flatten()
+    theta[:, :, 2] = position.flatten(0, 1)
+    grid = functional.affine_grid(theta, [B * K, 3, 7, 7], align_corners=False)
+    expected = functional.grid_sample(images.repeat_interleave(K, dim=0), grid, align_corners=False)
+    torch.testing.assert_close(crops.flatten(0, 1), expected, atol=1e-12, rtol=0)
+
+
+def test_a_placed_glimpse_is_cropped_as_it_was() -> None:
+    """At a scale where glimpse pixels fall on image pixels."""
+    glimpses = uniform(1, 1, 4, 8, 8)
+    position, scale = torch.tensor([[[4 / 32, -6 / 24]]]), torch.tensor([[[32 / 8, 24 / 8]]])
+    placed = place_glimpses(glimpses, position, scale, image_size=(24, 32)).squeeze(1)
+    torch.testing.assert_close(crop_glimpses(placed, position, scale, side=8), glimpses, atol=1e-5, rtol=1e-5)

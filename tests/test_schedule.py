@@ -95,6 +95,18 @@ def test_curriculum_without_frozen_steps_is_joint_at_once() -> None:
     assert phase(0, scenario="curriculum", frozen_steps=0) == "joint"
 
 
+@pytest.mark.parametrize(
+    ("step", "expected"), [(0, "guided"), (3, "guided"), (4, "objects"), (6, "objects"), (7, "joint")]
+)
+def test_curriculum_begins_with_guided_steps(step, expected):
+    assert phase(step, scenario="curriculum", frozen_steps=7, guided_steps=4) == expected
+
+
+def test_guided_steps_are_frozen_steps_and_no_part_of_the_baseline():
+    assert phase(5, scenario="curriculum", frozen_steps=5, guided_steps=9) == "joint"
+    assert phase(0, scenario="baseline", frozen_steps=5, guided_steps=9) == "joint"
+
+
 def test_guidance_falls_to_nothing():
     weights = [guidance_weight(step, weight=0.4, steps=8) for step in (0, 2, 7, 8, 9)]
     assert weights == pytest.approx([0.4, 0.4 * 0.75**2, 0.4 / 64, 0, 0])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from astseg.data.tensors import images_to_tensor
-from astseg.guidance import Blobs, find_blobs
+from astseg.guidance import Blobs, colour_regions, find_blobs
 from astseg.model.background import BackgroundModel, foreground_mask
 from astseg.types import SceneArrays
 
@@ -86,12 +86,17 @@ def freeze_background(model: BackgroundModel, batches: Batches, *, regions: int)
     """Draw the background of every training image, and find the regions that differ from it (regions: R, 0: none)."""
     model.eval()
     keep = batches.images.numel() * 2 <= CACHE_BYTES
-    drawn, masks = [], []
+    drawn, found = [], []
     for images in batches.in_order():
         background, predicted_error = model(images)
         if keep:
             drawn.append(background.half())
         if regions:
-            masks.append(foreground_mask(images, background, predicted_error).cpu())
-    blobs = find_blobs(torch.cat(masks).numpy(), limit=regions) if regions else None
-    return FrozenBackground(torch.cat(drawn) if keep else None, blobs.to(batches.images.device) if blobs else None)
+            foreground, fringe = (
+                foreground_mask(images, background, predicted_error, strictness=strictness).cpu().numpy()
+                for strictness in (1.0, 0.5)
+            )
+            colours = colour_regions(foreground, fringe, images.cpu().numpy(), background.cpu().numpy())
+            found.append(find_blobs(colours, limit=regions))
+    blobs = Blobs.joined(found).to(batches.images.device) if regions else None
+    return FrozenBackground(torch.cat(drawn) if keep else None, blobs)

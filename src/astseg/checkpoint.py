@@ -41,8 +41,8 @@ class TrainingState:
     """Where a run stands.
 
     Attributes:
-        phase: ``background``, ``objects``, ``joint`` or ``done``: where the run stands.
-        step: Finished steps of the loop; ``objects`` and ``joint`` are one loop.
+        phase: ``background``, ``guided``, ``objects``, ``joint`` or ``done``: where the run stands.
+        step: Finished steps of the loop; ``guided``, ``objects`` and ``joint`` are one loop.
         seconds: Seconds spent in that loop.
         background_seconds: Seconds spent on the background loop.
         seed: The seed of the run.
@@ -207,7 +207,7 @@ class RunFolder:
         """Drop the lines of the log that are younger than the saved state, so that no step stands there twice."""
         if not self.log_path.is_file():
             return
-        order = ("background", "objects", "joint", "done")
+        order = ("background", "guided", "objects", "joint", "done")
         kept = []
         for line in self.log_path.read_text().splitlines():
             try:

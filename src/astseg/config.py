@@ -68,6 +68,8 @@ class ModelConfig:
         scale_max: Largest inverse scale.
         backbone: ``segformer-b0`` to ``segformer-b5``, ``unet`` or ``cnn``.
         backbone_weights: Hub id or folder of pretrained Segformer weights; none: fresh ones.
+        look: Side in pixels, a multiple of 4, of the crop from which a second look at the image reads a slot's
+            appearance (see :mod:`astseg.model.look`); 0 is the paper: the appearance is pooled from the feature map.
         refinement: ``paper`` or ``residual``, the form of the transformer refinement.
         transformer_width: D.
         transformer_heads: Attention heads.
@@ -89,6 +91,7 @@ class ModelConfig:
     scale_max: float = 24.0
     backbone: str = "segformer-b3"
     backbone_weights: str | None = None
+    look: int = 0
     refinement: str = "paper"
     transformer_width: int = 256
     transformer_heads: int = 8
@@ -116,6 +119,10 @@ class ModelConfig:
             f"scale range is {self.scale_min} to {self.scale_max}, expected 0 < scale_min < scale_max",
         )
         _check_name("backbone", self.backbone, BACKBONES)
+        _check(
+            self.look >= 0 and self.look % 4 == 0,
+            f"look is {self.look}, expected 0 or a multiple of 4: pixels of a crop",
+        )
         _check_name("refinement", self.refinement, REFINEMENTS)
         _check_name("background_width", self.background_width, BACKGROUND_WIDTHS)
         _check_name("background_form", self.background_form, BACKGROUND_FORMS)
@@ -192,7 +199,10 @@ class ObjectsConfig:
         entropy_ramp: Steps over which that weight rises, as (step / entropy_ramp) ** 2.
         parsimony_weight: Weight of the parsimony loss, which rises with that of the entropy and falls to 0 at the end;
             0 is the paper.
-        guidance: Weight of the blob guidance loss at the start (see :mod:`astseg.guidance`); 0 is the paper.
+        guided_steps: The first steps of phase 2 that are guided only: encoder and glimpses learn apart from each other
+            from the regions that differ from the background (see :mod:`astseg.guidance`), and no picture is rendered; 0
+            is the paper.
+        guidance: Weight of the guidance loss at the start, in the steps that do render; 0 is the paper.
         guidance_steps: Steps over which that weight falls to 0.
         flip: Mirror every second image.
         precision: ``float32`` or ``bfloat16`` (autocast).
@@ -211,6 +221,7 @@ class ObjectsConfig:
     entropy_weight: float = 1e-2
     entropy_ramp: int = 10_000
     parsimony_weight: float = 0.0
+    guided_steps: int = 0
     guidance: float = 0.0
     guidance_steps: int = 0
     flip: bool = False
@@ -239,9 +250,11 @@ class ObjectsConfig:
         _check(self.parsimony_weight >= 0, f"parsimony_weight is {self.parsimony_weight}, expected 0 or more")
         _check(self.guidance >= 0, f"guidance is {self.guidance}, expected 0 or more")
         _check(self.guidance_steps >= 0, f"guidance_steps is {self.guidance_steps}, expected 0 or more")
+        _check(self.guided_steps >= 0, f"guided_steps is {self.guided_steps}, expected 0 or more")
         _check(
-            not self.guidance or self.scenario == "curriculum",
-            "guidance needs a trained background, and the scenario 'baseline' has none: set guidance to 0",
+            not (self.guidance or self.guided_steps) or self.scenario == "curriculum",
+            "guidance needs a trained background, and the scenario 'baseline' has none:"
+            " set guidance and guided_steps to 0",
         )
         _check_name("objects precision", self.precision, PRECISIONS)
 
@@ -254,7 +267,7 @@ class ObjectsConfig:
             steps=steps,
             **{
                 name: round(getattr(self, name) * factor)
-                for name in ("frozen_steps", "warmup", "entropy_ramp", "guidance_steps")
+                for name in ("frozen_steps", "warmup", "entropy_ramp", "guided_steps", "guidance_steps")
             },
         )
 

@@ -18,6 +18,7 @@ __all__ = [
     "attention_pool",
     "blend_layers",
     "cell_positions",
+    "crop_glimpses",
     "full_precision",
     "place_glimpses",
     "sampling_weights",
@@ -116,6 +117,34 @@ def place_glimpses(glimpses: Tensor, position: Tensor, scale: Tensor, *, image_s
     wide = wide.view(b * k, c, g, width)
     placed = rows.reshape(b * k, 1, height, g) @ wide  # BK x C x H x W
     return placed.view(b, k, c, height, width)
+
+
+def crop_glimpses(images: Tensor, position: Tensor, scale: Tensor, *, side: int) -> Tensor:
+    """Cut out of each image what a glimpse at each position and scale would cover; not in the paper.
+
+    The way back of :func:`place_glimpses`: glimpse coordinate v reads image coordinate ``position + v / scale``,
+    bilinear, pixel centres on both sides, zero outside the image.
+
+    Args:
+        images: B x C x H x W.
+        position: B x K x 2, (x, y) in [-1, 1].
+        scale: B x K x S, inverse scale: one number, or one for x and one for y.
+        side: g, pixels of a crop.
+
+    Returns:
+        B x K x C x g x g.
+    """
+    height, width = images.shape[-2:]
+    # An image is a glimpse of scale 1 / s at -s * position, seen from the glimpse.
+    columns = sampling_weights(
+        -position[..., 0] * scale[..., 0], 1 / scale[..., 0], image_side=side, glimpse_side=width
+    )  # B x K x g x W
+    rows = sampling_weights(
+        -position[..., 1] * scale[..., -1], 1 / scale[..., -1], image_side=side, glimpse_side=height
+    )
+    rows, columns = rows.to(images.dtype), columns.to(images.dtype)
+    low = rows[:, :, None] @ images[:, None]  # B x K x C x g x W
+    return low @ columns[:, :, None].mT
 
 
 def blend_layers(

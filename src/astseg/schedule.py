@@ -26,7 +26,7 @@ __all__ = [
     "phase",
 ]
 
-Phase = Literal["objects", "joint"]
+Phase = Literal["guided", "objects", "joint"]
 
 
 def learning_rate(
@@ -151,21 +151,27 @@ def background_learning_rate(step: int, *, rate: float, steps: int, decay_at: fl
     return rate if step < decay_at * steps else decay * rate
 
 
-def phase(step: int, *, scenario: str, frozen_steps: int) -> Phase:
+def phase(step: int, *, scenario: str, frozen_steps: int, guided_steps: int = 0) -> Phase:
     """What the training of the objects trains in the iteration that follows ``step`` finished ones.
 
     1. Baseline training (BT): ``joint``, objects and background, from the first iteration;
-    2. curriculum training (CT), step < frozen_steps: ``objects``, the background model frozen;
-    3. curriculum training from there on: ``joint``.
+    2. curriculum training (CT), step < guided_steps: ``guided``, encoder and glimpses apart, by guidance (not in the
+       paper);
+    3. curriculum training, step < frozen_steps: ``objects``, the background model frozen;
+    4. curriculum training from there on: ``joint``.
 
     The background training of the curriculum comes before and counts its own steps.
 
     Args:
         step: Finished iterations, 0 or more.
         scenario: ``baseline`` or ``curriculum``.
-        frozen_steps: Iterations with the background model frozen; only the curriculum has them.
+        frozen_steps: Iterations with the background model frozen, the guided ones among them; only the curriculum has
+            them.
+        guided_steps: Iterations without rendering.
     """
     assert scenario in ("baseline", "curriculum"), f"unknown scenario {scenario!r}"
+    if scenario == "curriculum" and step < min(guided_steps, frozen_steps):
+        return "guided"
     if scenario == "curriculum" and step < frozen_steps:
         return "objects"
     return "joint"

@@ -17,28 +17,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from astseg import schedule
 from astseg.batches import Batches, FrozenBackground, freeze_background
 from astseg.checkpoint import RunFolder, TrainingState
 from astseg.clock import Clock
 from astseg.config import BackgroundConfig, Config, ObjectsConfig
-from astseg.guidance import Blobs, guidance_loss
 from astseg.interruption import Interruption
-from astseg.losses import background_loss, parsimony_loss, pixel_entropy_loss, reconstruction_loss
+from astseg.losses import background_loss
 from astseg.model.background import BackgroundModel, is_complex
 from astseg.model.scene import AstSeg, build
+from astseg.objectives import guided_losses, loss_weights, object_losses
 from astseg.progress import Reporter
-from astseg.types import SceneArrays, SceneOutput, UserError
+from astseg.types import SceneArrays, UserError
 
 __all__ = ["Watch", "choose_background_width", "default_device", "train", "train_background", "train_objects"]
 
 Watch = Callable[[nn.Module, str, int, float], None]
 """Called after each step with the model, the phase, the finished steps and the seconds; to draw pictures."""
-
-ANCHORED_PART = 0.25
-"""Part of the guided steps in which the slots' anchors count in the matching, less and less."""
 
 SAVE_SECONDS = 120.0
 """A run that is killed loses at most this much work."""
@@ -133,8 +130,9 @@ def train_objects(
 ) -> float:
     """Phases 2 and 3 of the curriculum, or the whole of the baseline scenario.
 
-    Phase 2 (``objects``) trains encoder and renderer on a frozen background; phase 3 (``joint``) trains both, with a
-    fresh optimiser and no loss of the background's own. The baseline is joint from the start, from fresh weights.
+    Phase 2 (``objects``) trains encoder and renderer on a frozen background, the first steps by guidance alone where
+    the configuration says so (``guided``); phase 3 (``joint``) trains both, with a fresh optimiser and no loss of the
+    background's own. The baseline is joint from the start, from fresh weights.
 
     Args:
         model: The model; in the curriculum its background model is trained already.
@@ -161,29 +159,41 @@ def train_objects(
     phase, finished, saved = "", state.step, clock.seconds()
     with Interruption() as interruption:
         for step, position in clock.left(state.step):
-            if (now := schedule.phase(position, scenario=config.scenario, frozen_steps=config.frozen_steps)) != phase:
-                phase, parameters = now, model.object_parameters() if now == "objects" else model.parameters()
+            now = schedule.phase(
+                position,
+                scenario=config.scenario,
+                frozen_steps=config.frozen_steps,
+                guided_steps=config.guided_steps,
+            )
+            if not phase or (now == "joint") != (phase == "joint"):
+                parameters = model.parameters() if now == "joint" else model.object_parameters()
                 # Made anew at the switch, as in the reference: the moments of the objects are lost.
                 optimizer = torch.optim.Adam(
                     parameters, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True
                 )
-                if step == state.step and state.phase == phase and step:
+                if step == state.step and (state.phase == "joint") == (now == "joint") and step:
                     run.restore(model, optimizer)
                 frozen = FrozenBackground(None, None)
-                if phase == "objects":
-                    regions = model.encoder.slots if config.guidance else 0
+                if now != "joint":
+                    regions = model.encoder.slots if config.guidance or config.guided_steps else 0
                     frozen = freeze_background(model.background_model, batches, regions=regions)
                 model.train()
-                model.background_model.requires_grad_(phase == "joint")
+                model.background_model.requires_grad_(now == "joint")
+            phase = now
 
             rate = object_rate(config, position)
             set_rate(optimizer, rate)
             images, indices, mirrored = batches.draw(step)
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                output = model(images, frozen.draw(indices, mirrored), layers=False)
-            weights = object_loss_weights(config, position)
-            blobs = frozen.blobs.take(indices, mirrored) if frozen.blobs is not None and weights["guidance"] else None
-            losses = object_losses(model, output, images, config, blobs=blobs, position=position)
+            backgrounds, weights = frozen.draw(indices, mirrored), loss_weights(config, phase, position)
+            guided = phase == "guided" or weights["guidance"]
+            blobs = frozen.blobs.take(indices, mirrored) if frozen.blobs is not None and guided else None
+            if phase == "guided":
+                assert blobs is not None
+                losses = guided_losses(model, images, backgrounds, blobs, config)
+            else:
+                with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                    output = model(images, backgrounds, layers=False)
+                losses = object_losses(model, output, images, config, blobs=blobs, position=position)
             total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
             optimizer.zero_grad(set_to_none=True)
             total.backward()  # type: ignore[no-untyped-call]
@@ -206,47 +216,6 @@ def train_objects(
     run.save_weights(model)
     run.save_state(TrainingState("done", finished, seconds, state.background_seconds, seed), model, None)
     return seconds
-
-
-def object_loss_weights(config: ObjectsConfig, position: int) -> dict[str, float]:
-    """How much each loss of the objects counts at a step of the schedules."""
-    ramp, steps = config.entropy_ramp, config.steps
-    return {
-        "reconstruction": 1.0,
-        "pixel_entropy": schedule.entropy_weight(position, weight=config.entropy_weight, ramp=ramp),
-        "parsimony": schedule.parsimony_weight(position, weight=config.parsimony_weight, ramp=ramp, steps=steps),
-        "guidance": schedule.guidance_weight(position, weight=config.guidance, steps=config.guidance_steps),
-    }
-
-
-def object_losses(
-    model: AstSeg, output: SceneOutput, images: Tensor, config: ObjectsConfig, *, blobs: Blobs | None, position: int
-) -> dict[str, Tensor]:
-    """The losses of a batch of the objects, unweighted, by name: the paper's two, and ours where they are on.
-
-    Args:
-        model: The model.
-        output: What it says of the batch.
-        images: The batch, B x 3 x H x W in [0, 1].
-        config: Settings.
-        blobs: Regions to be guided by, or None.
-        position: Where the schedules stand.
-    """
-    losses = {
-        "reconstruction": reconstruction_loss(output.reconstruction, images),
-        "pixel_entropy": pixel_entropy_loss(output.weights),
-    }
-    if config.parsimony_weight:
-        losses["parsimony"] = parsimony_loss(output.weights)
-    if blobs is not None:
-        losses["guidance"] = guidance_loss(
-            output,
-            blobs,
-            background_log_activation=model.renderer.background_log_activation,
-            scale_range=model.encoder.scale_range,
-            anchoring=1 - position / max(1.0, ANCHORED_PART * config.guidance_steps),
-        )
-    return losses
 
 
 def train(

@@ -277,7 +277,7 @@ class BackgroundModel(nn.Module):
         return self.decode(self.encode(images))
 
 
-def foreground_mask(images: Tensor, background: Tensor, predicted_error: Tensor) -> Tensor:
+def foreground_mask(images: Tensor, background: Tensor, predicted_error: Tensor, *, strictness: float = 1.0) -> Tensor:
     """Pixels that the background does not explain, without any object model (AE-NE).
 
     Foreground where ``3 * max(0, l1 - 7 * predicted error) > (96 / 255) * brightness``, l1 the mean over RGB of
@@ -288,14 +288,15 @@ def foreground_mask(images: Tensor, background: Tensor, predicted_error: Tensor)
         images: B x 3 x H x W in [0, 1].
         background: B x 3 x H x W in [0, 1].
         predicted_error: B x 1 x H x W in [0, 1].
+        strictness: Factor on both 7 and 96; 1 is AE-NE, less lets in what differs only somewhat.
 
     Returns:
         B x H x W, bool.
     """
     difference = (images - background).abs().mean(dim=1)
-    unexplained = 3 * (difference - 7 * predicted_error.squeeze(1)).clamp_min(0)
+    unexplained = 3 * (difference - strictness * 7 * predicted_error.squeeze(1)).clamp_min(0)
     brightness = background.mean(dim=(1, 2, 3)).view(-1, 1, 1)
-    mask = unexplained > (96 / 255) * brightness
+    mask = unexplained > strictness * (96 / 255) * brightness
     if max(mask.shape[-2:]) < 400:
         return mask
     closed = _erode(_dilate(mask, side=5), side=5)

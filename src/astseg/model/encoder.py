@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from astseg.model.look import SecondLook
 from astseg.ops import at_least_float32, attention_pool, full_precision
 from astseg.types import ObjectLatents
 
@@ -100,6 +101,7 @@ class Encoder(nn.Module):
         slots: int,
         scale_numbers: int,
         scale_range: tuple[float, float],
+        look: SecondLook | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -109,16 +111,25 @@ class Encoder(nn.Module):
             slots: K.
             scale_numbers: S, 1 (isotropic) or 2.
             scale_range: Smallest and largest inverse scale.
+            look: Reads the appearance from the crop of each slot; None, as published: it is pooled like the rest.
         """
         super().__init__()
         self.backbone = backbone
         self.refinement = refinement
+        self.look = look
         self.slots = slots
         self.scale_numbers = scale_numbers
         self.scale_range = scale_range
 
     def forward(self, images: Tensor) -> tuple[ObjectLatents, Tensor]:
         """images: B x 3 x H x W in [0, 1] -> latents, and attention maps B x K x h x w."""
+        latents, attention = self.locate(images)
+        if self.look is not None:
+            latents.appearance = self.look(images, attention, latents.position, latents.scale, latents.appearance)
+        return latents, attention
+
+    def locate(self, images: Tensor) -> tuple[ObjectLatents, Tensor]:
+        """The same before the second look, where there is one: the appearance is the pooled one."""
         maps = at_least_float32(self.backbone(images))
         # Near 1, bfloat16 has steps of 1/256: a quarter of a pixel of 128, too coarse for positions.
         with full_precision(maps.device):

@@ -67,7 +67,7 @@ class Renderer(nn.Module):
 
     def __init__(
         self,
-        generator: nn.Module,
+        generator: GlimpseGenerator,
         *,
         image_size: tuple[int, int],
         background_log_activation: float = 11.0,

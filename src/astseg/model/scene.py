@@ -13,7 +13,9 @@ from astseg.config import ModelConfig
 from astseg.model.backbones import build_backbone
 from astseg.model.background import BackgroundModel
 from astseg.model.encoder import Encoder, Refinement
+from astseg.model.look import SecondLook
 from astseg.model.renderer import GlimpseGenerator, Renderer, glimpse_channels
+from astseg.ops import at_least_float32
 from astseg.types import SceneOutput, UserError
 
 __all__ = ["AstSeg", "build"]
@@ -64,6 +66,23 @@ class AstSeg(nn.Module):
             reconstruction=reconstruction,
         )
 
+    def glimpses(self, images: Tensor, attention: Tensor, position: Tensor, scale: Tensor) -> Tensor:
+        """Glimpses of what the second look sees at given places.
+
+        Args:
+            images: B x 3 x H x W in [0, 1].
+            attention: B x K x h x w.
+            position: B x K x 2, (x, y) in [-1, 1].
+            scale: B x K x S, inverse scale.
+
+        Returns:
+            B x K x 4 x g x g in [0, 1], RGB and mask.
+        """
+        assert self.encoder.look is not None, "the encoder has no second look"
+        appearance = self.encoder.look.describe(images, attention, position, scale)
+        drawn = at_least_float32(self.renderer.generator(appearance.flatten(0, 1)))  # BK x 4 x g x g
+        return drawn.view(*appearance.shape[:2], *drawn.shape[1:])
+
     def object_parameters(self) -> list[nn.Parameter]:
         """What phase 2 of the curriculum trains: everything but the background model."""
         return [*self.encoder.parameters(), *self.renderer.parameters()]
@@ -96,6 +115,7 @@ def build(config: ModelConfig) -> AstSeg:
         slots=config.slots,
         scale_numbers=scale_numbers,
         scale_range=(config.scale_min, config.scale_max),
+        look=SecondLook(side=config.look, appearance_size=config.appearance) if config.look else None,
     )
     renderer = Renderer(
         GlimpseGenerator(config.appearance, glimpse_channels(config.image_size, config.glimpse_width)),

@@ -1,0 +1,26 @@
+"""Guidance: what differs from the background tells the model, at first, where to look and what to draw.
+
+Not in the paper. There the encoder starts blind: objects weigh e^-11, and hours pass before the attention maps have
+settled on anything. But once the background is learnt, the regions in which an image differs from it are rough
+detections that cost nothing, found without any label:
+
+- :mod:`astseg.guidance.colours` leaves out shadows and parts what touches but differs in colour;
+- :mod:`astseg.guidance.blobs` cuts what is left at its necks and keeps the largest regions of each image;
+- :mod:`astseg.guidance.loss` draws slots to regions and teaches the glimpses to draw them.
+"""
+
+from __future__ import annotations
+
+from astseg.guidance.blobs import Blobs, find_blobs
+from astseg.guidance.colours import colour_regions
+from astseg.guidance.loss import glimpse_loss, guidance_loss, slot_anchors, where_losses
+
+__all__ = [
+    "Blobs",
+    "colour_regions",
+    "find_blobs",
+    "glimpse_loss",
+    "guidance_loss",
+    "slot_anchors",
+    "where_losses",
+]

@@ -1,0 +1,129 @@
+"""Blobs: the regions of each image that guide the training, cut at their necks, the largest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["Blobs", "find_blobs"]
+
+NECK = 0.8
+"""Two cores of a region are two objects if the way between them narrows below this part of the smaller one."""
+
+THIN = 2.0
+"""Nearer than this to their edge everywhere, in pixels, regions are too thin to tell a neck from the pixel grid."""
+
+
+@dataclass(frozen=True)
+class Blobs:
+    """Regions of N images, at most R each.
+
+    Attributes:
+        box: N x R x 4, centre x, centre y in [-1, 1], width and height as fractions of the image side; float32.
+        present: N x R, which entries are regions.
+        regions: N x H x W, uint8, the number of the region at each pixel, from 1; 0 outside.
+    """
+
+    box: Tensor
+    present: Tensor
+    regions: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Blobs]) -> Blobs:
+        """The regions of several batches of images, one after the other."""
+        return cls(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)})
+
+    def to(self, device: torch.device) -> Blobs:
+        """The same on another device."""
+        return Blobs(self.box.to(device), self.present.to(device), self.regions.to(device))
+
+    def take(self, indices: Tensor, mirrored: Tensor | None = None) -> Blobs:
+        """The regions of some images; mirrored: B bool, which of them are seen in a mirror."""
+        box, regions = self.box[indices], self.regions[indices]
+        if mirrored is not None:
+            sign = torch.where(mirrored, -1.0, 1.0)[:, None, None]
+            box = torch.cat([box[..., :1] * sign, box[..., 1:]], dim=-1)
+            regions = torch.where(mirrored[:, None, None], regions.flip(2), regions)
+        return Blobs(box, self.present[indices], regions)
+
+    def cells(self, size: tuple[int, int]) -> Tensor:
+        """How much of each cell of an h x w map each region covers, N x R x h x w in [0, 1]."""
+        numbers = torch.arange(1, self.present.shape[1] + 1, device=self.regions.device)[:, None, None]
+        return functional.adaptive_avg_pool2d((self.regions[:, None] == numbers).float(), size)
+
+
+def find_blobs(foreground: NDArray[np.bool_] | NDArray[np.int32], *, limit: int, smallest: float = 0.002) -> Blobs:
+    """Regions of foreground masks, cut at their necks, the largest first.
+
+    Args:
+        foreground: N x H x W, what differs from the background: bool, its connected parts being the regions, or the
+            number of the region at each pixel, 0 outside (:func:`astseg.guidance.colours.colour_regions`).
+        limit: R, regions kept for each image, at most 255.
+        smallest: Regions below this fraction of the image, or below 4 pixels, are noise.
+    """
+    n, h, w = foreground.shape
+    box = torch.zeros(n, limit, 4)
+    present = torch.zeros(n, limit, dtype=torch.bool)
+    regions = torch.zeros(n, h, w, dtype=torch.uint8)
+    for i, mask in enumerate(foreground):
+        parts = [part for part in _parts(mask) if part[0] >= max(4.0, smallest * h * w)]
+        parts.sort(key=lambda part: -part[0])
+        for j, (_, top, left, part) in enumerate(parts[:limit]):
+            height, width = part.shape
+            box[i, j] = torch.tensor([(2 * left + width) / w - 1, (2 * top + height) / h - 1, width / w, height / h])
+            present[i, j] = True
+            regions[i, top : top + height, left : left + width][torch.from_numpy(part)] = j + 1
+    return Blobs(box, present, regions)
+
+
+def _parts(
+    mask: NDArray[np.bool_] | NDArray[np.int32],
+) -> Iterator[tuple[int, int, int, NDArray[np.bool_]]]:
+    """Area, top, left and cropped mask of each region of an H x W mask or map of regions, in pixels."""
+    components = ndimage.label(mask)[0] if mask.dtype == bool else mask
+    for number, window in enumerate(ndimage.find_objects(components), start=1):
+        if window is None:  # a number that no pixel has
+            continue
+        for part in _cut(components[window] == number):
+            rows, columns = np.nonzero(part.any(axis=1))[0], np.nonzero(part.any(axis=0))[0]
+            cropped = part[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            yield int(cropped.sum()), window[0].start + int(rows[0]), window[1].start + int(columns[0]), cropped
+
+
+def _cut(region: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """Cut one connected region where it has a neck: its cores are peaks of the distance to its edge.
+
+    Holes count as filled, so that a ring is one object and not a chain of them.
+    """
+    filled = ndimage.binary_fill_holes(region)
+    distance = ndimage.distance_transform_edt(np.pad(filled, 1))[1:-1, 1:-1]
+    smooth = ndimage.gaussian_filter(distance, 1.0) * filled
+    peaks = np.argwhere((smooth == ndimage.maximum_filter(smooth, size=5)) & (distance > THIN))
+    peaks = peaks[np.argsort(-distance[tuple(peaks.T)], kind="stable")]
+    cores: list[NDArray[np.intp]] = []
+    for peak in peaks:  # the thickest first; a thinner one counts if it has a neck towards every thicker one
+        if all(_narrowest(distance, peak, core) < NECK * distance[tuple(peak)] for core in cores):
+            cores.append(peak)
+    if len(cores) < 2:
+        return [region]
+    rows, columns = np.indices(region.shape)
+    reach = np.stack(
+        [np.hypot(rows - core[0], columns - core[1]) - distance[tuple(core)] for core in cores]
+    )  # distance of each pixel from the disc of each core
+    owner = reach.argmin(axis=0)
+    return [part for part in (region & (owner == i) for i in range(len(cores))) if part.any()]
+
+
+def _narrowest(distance: NDArray[np.float64], start: NDArray[np.intp], end: NDArray[np.intp]) -> float:
+    """The smallest distance to the edge on the straight way between two cells."""
+    steps = int(np.abs(end - start).max()) + 1
+    rows = np.linspace(start[0], end[0], steps).round().astype(int)
+    columns = np.linspace(start[1], end[1], steps).round().astype(int)
+    return float(distance[rows, columns].min())

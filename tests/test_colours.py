@@ -1,0 +1,110 @@
+"""Regions of one colour: shadows left out, what touches parted, outlines taken in."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from astseg.guidance import colour_regions
+from astseg.guidance.colours import hue, looks_like_shadow
+
+H, W = 26, 37
+BROWN = (0.6, 0.45, 0.3)
+RED, BLUE, GREY = (0.8, 0.2, 0.15), (0.15, 0.25, 0.8), (0.3, 0.3, 0.3)
+Box = tuple[slice, slice]
+
+Picture = NDArray[np.float32]
+
+
+def plain(colour: tuple[float, float, float]) -> Picture:
+    return np.broadcast_to(np.array(colour, np.float32)[:, None, None], (3, H, W)).copy()
+
+
+def box(top: int, bottom: int, left: int, right: int) -> Box:
+    return slice(top, bottom), slice(left, right)
+
+
+def regions_of(picture: Picture, background: Picture, *, fringe: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
+    foreground = np.abs(picture - background).mean(axis=0) > 0.05
+    fringe = foreground if fringe is None else fringe
+    return colour_regions(foreground[None], fringe[None], picture[None], background[None])[0]
+
+
+def test_what_touches_is_parted_by_colour() -> None:
+    background, picture = plain(BROWN), plain(BROWN)
+    picture[(slice(None), *box(4, 14, 3, 13))] = np.array(RED)[:, None, None]
+    picture[(slice(None), *box(6, 16, 13, 25))] = np.array(BLUE)[:, None, None]
+    regions = regions_of(picture, background)
+    assert sorted(np.unique(regions)) == [0, 1, 2]
+    assert (regions[4:14, 3:13] == regions[5, 5]).all()
+    assert (regions[6:16, 13:25] == regions[8, 20]).all()
+    assert (regions > 0).sum() == 100 + 120
+
+
+def test_shading_does_not_part_an_object() -> None:
+    """The same surface, from a half to the whole of its brightness."""
+    background, picture = plain(BROWN), plain(BROWN)
+    shade = np.linspace(0.5, 1.0, 14)
+    picture[(slice(None), *box(5, 17, 8, 22))] = np.array(RED)[:, None, None] * shade
+    assert sorted(np.unique(regions_of(picture, background))) == [0, 1]
+
+
+@pytest.mark.parametrize("darkness", [0.5, 0.7, 0.85])
+def test_a_shadow_beside_an_object_is_left_out(darkness: float) -> None:
+    background, picture = plain(BROWN), plain(BROWN)
+    picture[:, 5:15, 5:20] *= darkness
+    picture[(slice(None), *box(3, 13, 3, 15))] = np.array(BLUE)[:, None, None]
+    regions = regions_of(picture, background, fringe=np.ones((H, W), bool))
+    assert (regions[3:13, 3:15] == 1).all()
+    assert (regions[:, 15:] == 0).all()
+    assert (regions[13:15] == 0).sum() >= 2 * W - 1
+
+
+def test_a_grey_object_alone_is_no_shadow() -> None:
+    """On grey, an object that is darker in all channels alike: nothing else is there that could cast it."""
+    background, picture = plain((0.5, 0.5, 0.5)), plain((0.5, 0.5, 0.5))
+    picture[(slice(None), *box(8, 18, 10, 20))] = np.array(GREY)[:, None, None]
+    assert looks_like_shadow(picture[None], background[None])[0, 8:18, 10:20].all()
+    regions = regions_of(picture, background)
+    assert (regions[8:18, 10:20] == 1).all()
+    assert (regions > 0).sum() == 100
+
+
+def test_the_mixed_pixels_of_an_outline_belong_to_the_object() -> None:
+    background, picture = plain(BROWN), plain(BROWN)
+    picture[(slice(None), *box(7, 17, 9, 21))] = np.array(BLUE)[:, None, None]
+    mixed = 0.1 * np.array(BLUE) + 0.9 * np.array(BROWN)
+    picture[:, 7:17, 21] = mixed[:, None]
+    foreground = np.zeros((H, W), bool)
+    foreground[7:17, 9:21] = True
+    fringe = foreground.copy()
+    fringe[7:17, 21] = fringe[2, 2] = True  # a far speck of the fringe is nobody's
+    regions = colour_regions(foreground[None], fringe[None], picture[None], background[None])[0]
+    assert (regions[7:17, 9:22] == 1).all()
+    assert (regions > 0).sum() == 130
+
+
+def test_specks_go_to_the_object_they_lie_on() -> None:
+    """A highlight of a few pixels is no object."""
+    background, picture = plain(BROWN), plain(BROWN)
+    picture[(slice(None), *box(4, 16, 6, 20))] = np.array(RED)[:, None, None]
+    picture[:, 6, 8:10] = 0.95
+    regions = regions_of(picture, background)
+    assert (regions[4:16, 6:20] == 1).all()
+
+
+def test_images_are_counted_apart_and_may_be_empty() -> None:
+    background, picture = plain(BROWN), plain(BROWN)
+    picture[(slice(None), *box(4, 14, 3, 13))] = np.array(RED)[:, None, None]
+    images, backgrounds = np.stack([picture, background, picture]), np.stack([background] * 3)
+    foreground = np.abs(images - backgrounds).mean(axis=1) > 0.05
+    regions = colour_regions(foreground, foreground, images, backgrounds)
+    assert [sorted(np.unique(one)) for one in regions] == [[0, 1], [0], [0, 1]]
+
+
+def test_hue_is_free_of_brightness_and_zero_for_grey() -> None:
+    colours = np.array([[0.4, 0.2, 0.1], [0.8, 0.4, 0.2], [0.3, 0.3, 0.3]], np.float32).T[
+        None, :, None
+    ]  # 1 x 3 x 1 x 3
+    hues = hue(colours)[0, :, 0]
+    np.testing.assert_allclose(hues[:, 0], hues[:, 1], atol=0.15)
+    np.testing.assert_allclose(hues[:, 2], 0, atol=1e-6)
