@@ -256,3 +256,43 @@ def test_width_multiplies_the_hidden_channels() -> None:
     assert glimpse_channels((64, 128)) == (128, 64, 32, 16, 8, 4)
     generator = GlimpseGenerator(5, glimpse_channels((64, 48), 2))
     assert generator(torch.randn(3, 5)).shape == (3, 4, 32, 32)
+
+
+# Without layers
+
+
+def scene(*, off: float) -> tuple[Renderer, ObjectLatents, Tensor]:
+    """A renderer, the latents of B images with one object each that is off, and backgrounds."""
+    torch.manual_seed(0)
+    renderer = Renderer(GlimpseGenerator(Z, (16, 8, 8, 4)), image_size=(H, W), background_log_activation=1.0)
+    raw = torch.randn(B, K, 2 + 2 + 1 + Z)
+    latents = split_latents(raw, scale_numbers=2, scale_range=(1.3, 6.0))
+    latents.log_activation[:, 1] = 1.0 + off
+    return renderer, latents, torch.rand(B, 3, H, W)
+
+
+def test_without_layers_it_draws_the_same() -> None:
+    renderer, latents, background = scene(off=-2.0)
+    layers, masks, *expected = renderer(latents, background)
+    assert layers.shape == (B, K, 3, H, W)
+    assert masks.shape == (B, K, H, W)
+    no_layers, no_masks, *got = renderer(latents, background, layers=False)
+    assert no_layers is None
+    assert no_masks is None
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+
+
+def test_objects_that_are_off_are_not_drawn_where_no_gradient_is_wanted() -> None:
+    renderer, latents, background = scene(off=-20.0)
+    generated: list[int] = []
+    renderer.generator.register_forward_hook(lambda _, given, __: generated.append(len(given[0])))
+    expected = renderer(latents, background, layers=False)[2:]
+    with torch.no_grad():
+        got = renderer(latents, background, layers=False)[2:]
+    assert generated == [B * K, B * (K - 1)]
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+    with torch.no_grad():
+        latents.log_activation[:] = -100.0
+        weights, reconstruction = renderer(latents, background, layers=False)[2:]
+    assert torch.equal(reconstruction, background)
+    assert (weights[:, 0] == 1).all()

@@ -39,6 +39,7 @@ def draw_and_blend(
     background_log_activation: Tensor,
     *,
     windows: bool | None = None,
+    drawn: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draw each glimpse at its place, settle occlusions and mix the layers into one image (Algorithm 2).
 
@@ -52,11 +53,14 @@ def draw_and_blend(
         background: B x 3 x H x W.
         background_log_activation: Log alpha of the background: a scalar, or H x W.
         windows: Whether objects are drawn in windows instead of on whole images; None: on a CPU.
+        drawn: B x K, which objects are drawn at all; None: all of them. The others must have masks of zeros; only
+            where no gradient is wanted.
 
     Returns:
         Weights, B x L x H x W, that sum to one over the layers (0 = background); and the reconstruction,
         B x 3 x H x W. They can be differentiated once.
     """
+    assert drawn is None or not torch.is_grad_enabled(), "objects that are left out have no gradient"
     both: tuple[Tensor, Tensor] = _DrawAndBlend.apply(  # type: ignore[no-untyped-call]
         glimpses,
         position,
@@ -65,6 +69,7 @@ def draw_and_blend(
         background,
         background_log_activation,
         glimpses.device.type == "cpu" if windows is None else windows,
+        drawn,
     )
     return both
 
@@ -87,6 +92,7 @@ class _DrawAndBlend(torch.autograd.Function):
         background: Tensor,
         background_log_activation: Tensor,
         windows: bool,
+        drawn: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         b, k = log_activation.shape
         h, w = background.shape[-2:]
@@ -95,11 +101,11 @@ class _DrawAndBlend(torch.autograd.Function):
             alpha, behind, _ = _activations(log_activation, background_log_activation, objects.dtype)
             sums = background.new_zeros(b, h, 4, w, dtype=objects.dtype)  # of alpha M L, and of alpha M
             weights = background.new_zeros(b, k + 1, h, w, dtype=objects.dtype)
-            for group in _groups(position, scale, (h, w), glimpses.shape[-1], windows=windows):
-                drawn = objects.draw(group)  # N x n x 4 x m
-                visible = drawn[:, :, 3].mul_(alpha.flatten()[group.objects, None, None])
-                drawn[:, :, :3].mul_(visible[:, :, None])
-                group.add_to(sums, drawn)
+            for group in _groups(position, scale, (h, w), glimpses.shape[-1], windows=windows, some=drawn):
+                seen = objects.draw(group)  # N x n x 4 x m
+                visible = seen[:, :, 3].mul_(alpha.flatten()[group.objects, None, None])
+                seen[:, :, :3].mul_(visible[:, :, None])
+                group.add_to(sums, seen)
                 group.put_into(weights, visible)
             weights[:, 0] = behind
             total = sums[:, :, 3].add_(behind)  # B x H x W
@@ -157,6 +163,7 @@ class _DrawAndBlend(torch.autograd.Function):
             alpha_gradient,
             background_gradient,
             behind_gradient,
+            None,
             None,
         )
 
@@ -246,9 +253,15 @@ class _Group:
 
 
 def _groups(
-    position: Tensor, scale: Tensor, image_size: tuple[int, int], glimpse: int, *, windows: bool
+    position: Tensor,
+    scale: Tensor,
+    image_size: tuple[int, int],
+    glimpse: int,
+    *,
+    windows: bool,
+    some: Tensor | None = None,
 ) -> Iterator[_Group]:
-    """All objects once, in groups: B x K x 2 positions and scales on images (H, W), glimpses g x g."""
+    """All objects once, or in windows some: B x K x 2 positions and scales, images (H, W), glimpses g x g."""
     b, k, _ = position.shape
     if not windows:
         together = max(1, WHOLE_NUMBERS // (k * 4 * image_size[0] * image_size[1]))
@@ -265,6 +278,9 @@ def _groups(
     first = (centre - reach).nan_to_num().ceil().clamp_min(0).minimum(last).flatten(0, 1)
     count = last.flatten(0, 1) - first + 1  # BK x 2, pixels
     area, order = count.prod(dim=1).sort(descending=True)
+    if some is not None:
+        kept = some.flatten()[order]
+        area, order = area[kept], order[kept]
     for objects in torch.split(order, _group_sizes(area.tolist())):
         m, n = count[objects].amax(dim=0).int().tolist()
         corner = torch.minimum(first[objects], sides - sides.new_tensor([m, n])).long()  # N x 2

@@ -37,6 +37,11 @@ def glimpse_channels(image_size: tuple[int, int], width: int = 1) -> tuple[int, 
     return (*(width * channels for channels in hidden), 4)
 
 
+OFF = -14.0
+"""An object this far below the background in log alpha weighs less than e^-14, a fraction of what 8 bits can show:
+where no gradient is wanted it is not drawn."""
+
+
 class GlimpseGenerator(nn.Sequential):
     """z_what to colours and mask (Table 2): transposed convolutions, each doubling the side, shared by all slots."""
 
@@ -108,15 +113,28 @@ class Renderer(nn.Module):
             reconstruction B x 3 x H x W.
         """
         b, k, _ = latents.appearance.shape
-        glimpses = self.generator(latents.appearance.flatten(0, 1)).unflatten(0, (b, k))  # B x K x 4 x g x g
         behind = self.background_activation()
         if not layers:
+            drawn = None if torch.is_grad_enabled() else latents.log_activation - behind.min() > OFF
+            glimpses = self._glimpses(latents.appearance, drawn)
             weights, reconstruction = draw_and_blend(
-                glimpses, latents.position, latents.scale, latents.log_activation, background, behind
+                glimpses, latents.position, latents.scale, latents.log_activation, background, behind, drawn=drawn
             )
             return None, None, weights, reconstruction
+        glimpses = self._glimpses(latents.appearance)
         placed = at_least_float32(place_glimpses(glimpses, latents.position, latents.scale, image_size=self.image_size))
         colours, masks = placed[:, :, :3], placed[:, :, 3]
         with full_precision(placed.device):
             weights, reconstruction = blend_layers(colours, masks, latents.log_activation, background, behind)
         return colours, masks, weights, reconstruction
+
+    def _glimpses(self, appearance: Tensor, drawn: Tensor | None = None) -> Tensor:
+        """B x K x Z -> B x K x 4 x g x g; zeros for those that are not to be drawn (drawn: B x K)."""
+        b, k, _ = appearance.shape
+        if drawn is None:
+            glimpses: Tensor = self.generator(appearance.flatten(0, 1)).unflatten(0, (b, k))
+            return glimpses
+        some = self.generator(appearance[drawn])
+        glimpses = some.new_zeros(b, k, *some.shape[1:])
+        glimpses[drawn] = some
+        return glimpses

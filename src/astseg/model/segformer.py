@@ -1,20 +1,24 @@
 """Segformer, the paper's backbone, through the package transformers.
 
 Sources: AST-Seg (Sauvalle and de La Fortelle, WACV 2023), section 3; *SegFormer* (Xie et al., NeurIPS 2021), Table 6
-for the sizes b0 to b5. What differs: images too small for the deepest layers are padded inside instead of refused. As
-in the reference, images stay in [0, 1], without ImageNet's mean and deviation.
+for the sizes b0 to b5. What differs: the decode head multiplies its matrices before it applies them, and images too
+small for the deepest layers are padded inside instead of refused. As in the reference, images stay in [0, 1], without
+ImageNet's mean and deviation.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from astseg.model.convolution import Size, quarter
+from astseg.ops import full_precision
 from astseg.types import UserError
 
 __all__ = ["MIX_TRANSFORMERS", "Segformer", "licence_notice"]
@@ -97,9 +101,37 @@ class Segformer(nn.Module):
         missing = (max(0, SEGFORMER_SMALLEST_SIDE - width), max(0, SEGFORMER_SMALLEST_SIDE - height))
         if any(missing):  # repeat the last row and column, which makes no edge that is not in the image
             images = F.pad(images, (0, missing[0], 0, missing[1]), mode="replicate")
-        maps: Tensor = self.complete_model(pixel_values=images).logits
+        stages = self.complete_model.segformer(images, output_hidden_states=True).hidden_states
         h, w = quarter((height, width))
-        return maps[..., :h, :w]
+        return decode(self.complete_model.decode_head, stages)[..., :h, :w]
+
+
+def decode(head: Any, stages: Sequence[Tensor]) -> Tensor:
+    """The decode head of transformers, in another order: the same maps for a fraction of the products.
+
+    As published, each stage is projected to D channels and enlarged, and one 1x1 convolution fuses the 4D channels at
+    full size. All of it is linear, and enlarging commutes with what happens at one place: so the two matrices of a
+    stage are multiplied with each other, applied at the stage's own size, and what is enlarged is summed up. As
+    published, the fusion takes half of all products of the smallest Segformer.
+
+    Args:
+        head: A ``SegformerDecodeHead``.
+        stages: B x C x h x w of each stage, the finest first.
+
+    Returns:
+        B x out_channels x h x w, at the size of the finest.
+    """
+    size = stages[0].shape[-2:]
+    parts = head.linear_fuse.weight.flatten(1).chunk(len(stages), dim=1)[::-1]  # D x D each, given coarsest first
+    fused = []
+    for maps, projection, part in zip(stages, head.linear_projections, parts, strict=True):
+        with full_precision(maps.device):  # what is rounded to half precision is the product, not its factors
+            weight, bias = part @ projection.proj.weight, part @ projection.proj.bias
+        # Channels last, in which a CPU enlarges maps several times faster.
+        maps = F.conv2d(maps.contiguous(memory_format=torch.channels_last), weight[..., None, None], bias)
+        fused.append(maps if maps.shape[-2:] == size else F.interpolate(maps, size=size, mode="bilinear"))
+    logits: Tensor = head.classifier(head.dropout(head.activation(head.batch_norm(sum(fused)))))
+    return logits
 
 
 def _transformers() -> Any:
