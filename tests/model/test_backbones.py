@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from astseg.config import BACKBONES
 from astseg.model.backbones import build_backbone
-from astseg.model.segformer import MIX_TRANSFORMERS, Segformer, licence_notice
+from astseg.model.segformer import MIX_TRANSFORMERS, Segformer, _RectifyAndDrop, decode, licence_notice
 from astseg.model.small_cnn import SmallCNN
 from astseg.model.unet import UNet, unet_widths
 from astseg.types import UserError
@@ -144,7 +144,9 @@ def test_segformer_drops_out_in_training_alone() -> None:
 def test_padding_for_segformer_leaves_large_images_alone() -> None:
     backbone = segformer_b0().eval()
     images = torch.rand(1, 3, 29, 45)
-    assert torch.equal(backbone(images), backbone.complete_model(pixel_values=images).logits)
+    complete = backbone.complete_model
+    stages = complete.segformer(images, output_hidden_states=True).hidden_states
+    assert torch.equal(backbone(images), decode(complete.decode_head, stages))
 
 
 def test_padding_for_segformer_repeats_the_last_row_and_column() -> None:
@@ -416,3 +418,48 @@ def test_single_segformer_image_in_training() -> None:
     maps = segformer_b0(5)(torch.rand(1, 3, 20, 28))
     assert maps.shape == (1, 5, 5, 7)
     assert maps.isfinite().all()
+
+
+def segformer(**settings: float) -> Segformer:
+    torch.manual_seed(0)
+    return Segformer("b0", out_channels=5, **settings)
+
+
+@pytest.mark.parametrize("size", [(36, 44), (64, 40)])
+def test_the_head_in_another_order_gives_the_same_maps_and_gradients(size: tuple[int, int]) -> None:
+    backbone = segformer(classifier_dropout=0.0).double()
+    head = backbone.complete_model.decode_head
+    head.train()
+    widths = MIX_TRANSFORMERS["b0"].widths
+    stages = [
+        torch.randn(2, width, -(-size[0] // 2**i), -(-size[1] // 2**i), dtype=torch.float64, requires_grad=True)
+        for i, width in enumerate(widths, start=2)
+    ]
+    given = [*stages, *head.parameters()]
+    expected, got = head(stages), decode(head, stages)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+    arriving = torch.randn_like(expected)
+    for one, other in zip(
+        torch.autograd.grad(got, given, arriving), torch.autograd.grad(expected, given, arriving), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+
+
+def test_rectified_and_dropped() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(3, 16, 31, 33).to(memory_format=torch.channels_last).requires_grad_()
+    result = _RectifyAndDrop.apply(features, 0.25)
+    assert result.stride() == features.stride()
+    positive = features.detach() > 0
+    kept = result > 0
+    assert not kept[~positive].any()
+    assert kept[positive].float().mean().item() == pytest.approx(0.75, abs=0.01)
+    torch.testing.assert_close(result[kept], features[kept] / 0.75)
+    (gradient,) = torch.autograd.grad(result.sum(), features)
+    torch.testing.assert_close(gradient, kept / 0.75)
+    assert torch.equal(_RectifyAndDrop.apply(features, 0.0), features.clamp_min(0))
+
+
+def test_gradient_of_rectifying_without_dropping() -> None:
+    features = torch.randn(2, 3, 5, 7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda values: _RectifyAndDrop.apply(values, 0.0), features)

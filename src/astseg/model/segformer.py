@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from astseg.model.convolution import Size, quarter
 from astseg.ops import full_precision
@@ -101,7 +103,10 @@ class Segformer(nn.Module):
         missing = (max(0, SEGFORMER_SMALLEST_SIDE - width), max(0, SEGFORMER_SMALLEST_SIDE - height))
         if any(missing):  # repeat the last row and column, which makes no edge that is not in the image
             images = F.pad(images, (0, missing[0], 0, missing[1]), mode="replicate")
-        stages = self.complete_model.segformer(images, output_hidden_states=True).hidden_states
+        # torch's fused attention is slow on a CPU in bfloat16; with few keys, a 64th of the cells, plain products do.
+        slow = images.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        with sdpa_kernel(SDPBackend.MATH) if slow else nullcontext():
+            stages = self.complete_model.segformer(images, output_hidden_states=True).hidden_states
         h, w = quarter((height, width))
         return decode(self.complete_model.decode_head, stages)[..., :h, :w]
 
@@ -130,8 +135,38 @@ def decode(head: Any, stages: Sequence[Tensor]) -> Tensor:
         # Channels last, in which a CPU enlarges maps several times faster.
         maps = F.conv2d(maps.contiguous(memory_format=torch.channels_last), weight[..., None, None], bias)
         fused.append(maps if maps.shape[-2:] == size else F.interpolate(maps, size=size, mode="bilinear"))
-    logits: Tensor = head.classifier(head.dropout(head.activation(head.batch_norm(sum(fused)))))
+    features = head.batch_norm(sum(fused))
+    rate = head.dropout.p if head.dropout.training else 0.0
+    logits: Tensor = head.classifier(_RectifyAndDrop.apply(features, rate))  # type: ignore[no-untyped-call]
     return logits
+
+
+class _RectifyAndDrop(torch.autograd.Function):
+    """ReLU and dropout; of the largest maps of the head only the result is kept, which the next layer keeps anyway.
+
+    The gradient passes where the result is above 0: there the input was, and was not dropped. The rate is rounded to a
+    multiple of 2 ** -16, since a random number of 64 bits decides for four values.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, rate: float) -> Tensor:  # noqa: D102
+        result = features.clamp_min(0)
+        ctx.scale = 1.0
+        if rate > 0:
+            lowest, ctx.scale = round(rate * 2**16) - 2**15, 1 / (1 - rate)
+            bits = torch.empty(-(-result.numel() // 4), dtype=torch.int64, device=result.device).random_(-(2**63), None)
+            kept = bits.view(torch.int16)[: result.numel()] >= lowest
+            # In the order of memory, whatever the strides: which value meets which number does not matter.
+            result.as_strided((result.numel(),), (1,)).mul_(kept).mul_(ctx.scale)
+        ctx.save_for_backward(result)
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: D102
+        (result,) = ctx.saved_tensors
+        passed: Tensor = torch.ops.aten.threshold_backward(gradient, result, 0)
+        return (passed if ctx.scale == 1 else passed.mul_(ctx.scale)), None
 
 
 def _transformers() -> Any:
