@@ -94,7 +94,7 @@ def pictures(options: argparse.Namespace, batch: int, size: tuple[int, int]) -> 
     from astseg.data.sources import load_scenes
     from astseg.data.tensors import images_to_tensor
 
-    return images_to_tensor(load_scenes(options.images, f":{batch}", size=size).images)
+    return images_to_tensor(load_scenes(options.images, selection=f":{batch}", size=size).images)
 
 
 def forwards(model: AstSeg, images: Tensor) -> dict[str, Callable[[], Tensor]]:

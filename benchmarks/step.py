@@ -61,7 +61,7 @@ def main() -> None:
     told = {name: in_a_process_of_its_own(__file__, [*child, "--only", name]) for name in variants}
     first = told[variants[0]]
     print_table(
-        ["step", "seconds", "fastest", "times faster", "MB", "of its memory", "backbone", "renderer", "optimiser"],
+        ["step", "seconds", "fastest", "times faster", "MB", "of its memory", "backbone", "rest", "optimiser"],
         [
             [
                 name,
@@ -70,7 +70,7 @@ def main() -> None:
                 first["seconds"] / one["seconds"],
                 round(one["megabytes"]),
                 one["megabytes"] / first["megabytes"],
-                *(f"{100 * one[part] / one['seconds']:.0f} %" for part in ("backbone", "renderer", "optimiser")),
+                *(f"{100 * one[part] / one['seconds']:.0f} %" for part in ("backbone", "rest", "optimiser")),
             ]
             for name, one in told.items()
         ],
@@ -195,7 +195,7 @@ def measured(options: argparse.Namespace) -> dict[str, float]:
         "megabytes": megabytes,
         "backbone": backbone_seconds,
         "optimiser": optimiser_seconds,
-        "renderer": max(0.0, whole - backbone_seconds - optimiser_seconds),
+        "rest": max(0.0, whole - backbone_seconds - optimiser_seconds),
     }
 
 
