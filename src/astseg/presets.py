@@ -54,12 +54,12 @@ def _published() -> dict[str, Preset]:
 
 PRESETS: dict[str, Preset] = {
     "small": Preset(
-        "64x64 on a CPU: a small CNN, residual refinement, guided by blobs; learns within minutes",
+        "64x64 on a CPU: a small CNN, a second look, guided by what differs from the background; learns within minutes",
         "ours, measured in docs/results.md",
         {
             "model": {
                 "image_size": (64, 64),
-                "slots": 6,
+                "slots": 12,
                 "glimpse_width": 2,
                 "backbone": "cnn",
                 "look": 16,
@@ -81,14 +81,14 @@ PRESETS: dict[str, Preset] = {
                 "steps": 8_000,
                 "frozen_steps": 7_300,
                 "batch": 16,
-                "learning_rate": 6e-4,
+                "learning_rate": 1.5e-3,
                 "warmup": 200,
                 "decay": "cosine",
                 "entropy_ramp": 2_000,
                 "parsimony_weight": 0.5,
-                "guided_steps": 3_000,
+                "guided_steps": 4_000,
                 "guidance": 0.5,
-                "guidance_steps": 4_000,
+                "guidance_steps": 14_000,
                 "precision": "bfloat16",
             },
         },
