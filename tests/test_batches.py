@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from astseg.batches import Batches, FrozenBackground, freeze_background, mirror
 from astseg.data.synthetic import render_scenes
+from astseg.data.tensors import images_to_tensor
 from astseg.guidance import Blobs
+from astseg.model.background import BackgroundModel
 from astseg.types import SceneArrays
 
 H, W = 20, 28
@@ -55,6 +57,23 @@ def test_frozen_backgrounds_are_mirrored_with_their_images() -> None:
     assert torch.equal(background, torch.stack([drawn[2].flip(-1), drawn[0]]).float())
     assert FrozenBackground(None, None).draw(indices, mirrored) is None
     assert mirror(background, torch.zeros(2, dtype=torch.bool)) is background
+
+
+def test_backgrounds_stored_in_8_bits(scenes: SceneArrays) -> None:
+    """As the reference stores its pictures: rounded to whole grey levels."""
+    batches = Batches(scenes, size=3, seed=0, flip=False, device=CPU)
+    torch.manual_seed(0)
+    model = BackgroundModel((H, W), "small")
+    stored = freeze_background(model, batches, regions=0, storage="uint8")
+    assert stored.images is not None
+    assert stored.images.dtype == torch.uint8
+    indices = torch.tensor([7, 2])
+    background = stored.draw(indices, torch.tensor([False, False]))
+    assert background is not None
+    with torch.no_grad():
+        exact, _ = model(images_to_tensor(scenes.images[indices.numpy()]))
+    assert (background - exact).abs().max() <= 0.5 / 255 + 1e-6
+    torch.testing.assert_close(background * 255, (background * 255).round())
 
 
 def test_regions_are_found_where_the_background_does_not_explain() -> None:

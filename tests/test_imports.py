@@ -20,7 +20,7 @@ RANK = {
     **dict.fromkeys(["config", "ops"], 1),
     **dict.fromkeys(["data", "guidance", "losses", "metrics", "model"], 2),
     **dict.fromkeys(
-        ["batches", "checkpoint", "clock", "interruption", "objectives", "outputs", "presets", "progress", "schedule"],
+        ["batches", "checkpoint", "clock", "interruption", "objectives", "outputs", "presets", "progress", "provenance", "schedule"],
         3,
     ),
     **dict.fromkeys(["arguments", "card", "evaluate", "predict", "train", "watch"], 4),

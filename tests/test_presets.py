@@ -1,36 +1,43 @@
-"""Presets against the supplement's Table 1, typed in again here."""
+"""Presets against the supplement's Table 1, which lies beside this file as it was printed."""
 
+import csv
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from astseg.config import Config, from_dict, to_dict
-from astseg.presets import PRESETS, preset
+from astseg.presets import PRESETS, VARIANTS, find_preset, preset, preset_names, variants_of
 from astseg.types import UserError
 
-# Supplement, Table 1 (left: its words), and the reference for what it leaves out.
-TABLE_1: dict[str, Any] = {
-    "background.batch": 128,  # background model pretraining: batch size
-    "background.learning_rate": 2e-3,  # learning rate
-    "objects.batch": 64,  # foreground model training: batch size
-    "objects.learning_rate": 4e-5,  # learning rate
-    "objects.betas": (0.90, 0.98),  # Adam beta 1 and 2
-    "objects.eps": 1e-9,  # Adam epsilon
-    "objects.steps": 125_000,  # number of foreground model training iterations
-    "objects.frozen_steps": 30_000,  # number of steps of phase 2 (CT scenario)
-    "objects.warmup": 5_000,  # number of steps of learning rate warmup phase
-    "objects.entropy_ramp": 10_000,  # number of steps of pixel entropy loss weight warmup phase
-    "model.background_log_activation": 11.0,  # initial value of background activation before training: e^11
-    "model.appearance": 32,  # dimension of z_what
-    "objects.entropy_weight": 1e-2,  # pixel entropy loss weight
-    "model.scale_min": 1.3,  # minimum value of inverse scaling factor
-    "model.scale_max": 24.0,  # maximum value of inverse scaling factor
-    "model.transformer_width": 256,  # dimension of inputs and outputs of transformer encoder
-    "model.transformer_heads": 8,  # number of heads of transformer encoder layer
-    "model.transformer_feedforward": 512,  # dimension of feedforward transformer layer
-    "model.transformer_layers": 6,  # number of layers of transformer encoder
-}
+ROOT = Path(__file__).parent
+# The settings that hold the rows of the supplement's Table 1, in its order; an index where a row is half of a pair.
+ROWS: list[tuple[str, str]] = [
+    ("background.batch", "batch size"),
+    ("background.learning_rate", "learning rate"),
+    ("background.steps", "datasets with fixed backgrounds"),
+    ("background.steps", "datasets with complex backgrounds"),
+    ("objects.batch", "batch size"),
+    ("objects.learning_rate", "learning rate"),
+    ("objects.betas.0", "β_1"),
+    ("objects.betas.1", "β_2"),
+    ("objects.eps", "ϵ"),
+    ("objects.steps", "training iterations"),
+    ("objects.frozen_steps", "phase 2"),
+    ("objects.warmup", "learning rate warmup"),
+    ("objects.entropy_ramp", "pixel entropy loss weight warmup"),
+    ("model.background_log_activation", "initial value of background activation"),
+    ("model.appearance", "dimension of z_{what}"),
+    ("objects.entropy_weight", "pixel entropy loss weight"),
+    ("model.scale_min", "minimum value of inverse scaling factor"),
+    ("model.scale_max", "maximum value of inverse scaling factor"),
+    ("model.transformer_width", "inputs and outputs of transformer"),
+    ("model.transformer_heads", "heads"),
+    ("model.transformer_feedforward", "feedforward"),
+    ("model.transformer_layers", "layers"),
+]
 REFERENCE: dict[str, Any] = {
     "objects.decay_from": 0.9,
     "background.beta": 6.0,
@@ -41,6 +48,7 @@ REFERENCE: dict[str, Any] = {
 }
 NOT_OURS: dict[str, Any] = {  # what this package adds is off in the published presets
     "model.refinement": "paper",
+    "model.reference": False,
     "model.background_form": "paper",
     "model.pixel_activation": False,
     "objects.guidance": 0.0,
@@ -48,6 +56,7 @@ NOT_OURS: dict[str, Any] = {  # what this package adds is off in the published p
     "objects.decay": "step",
     "model.glimpse_width": 1,
     "objects.flip": False,
+    "objects.frozen_storage": "float16",
     "objects.precision": "float32",
     "background.precision": "float32",
 }
@@ -85,20 +94,51 @@ SCENARIOS = {"bt": "baseline", "ct": "curriculum"}
 PUBLISHED = [(name, short) for name in DATA_SETS for short in SCENARIOS]
 
 
+def table_1() -> list[dict[str, str]]:
+    with (ROOT / "supplement_table_1.tsv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def number(printed: str) -> float:
+    """'2.10^{-3}' -> 0.002, '10^{-9}' -> 1e-9, 'e^{11}' -> 11: the logarithm, which is what is set."""
+    if power := re.fullmatch(r"e\^{(\d+)}", printed):
+        return float(power[1])
+    if power := re.fullmatch(r"(?:(\d+)\.)?10\^{(-\d+)}", printed):
+        return float(f"{power[1] or 1}e{power[2]}")
+    return float(printed)
+
+
 def setting(config: Config, name: str) -> Any:
-    part, field = name.split(".")
-    return getattr(getattr(config, part), field)
+    value: Any = config
+    for part in name.split("."):
+        value = value[int(part)] if part.isdigit() else getattr(value, part)
+    return value
+
+
+@pytest.mark.parametrize(("data", "short"), PUBLISHED)
+def test_every_row_of_the_supplement_s_table(data: str, short: str) -> None:
+    config = preset(f"{data}-{short}")
+    table = table_1()
+    assert len(table) == len(ROWS) == 22
+    for row, (name, words) in zip(table, ROWS, strict=True):
+        part = "background" if name.startswith("background.") else "foreground"
+        assert row["part"].lower().startswith(part)
+        assert words in row["description"]
+        for_others = "CLEVRTEX" in row["description"] if data == "clevr" else "(CLEVR)" in row["description"]
+        if not for_others:
+            assert setting(config, name) == pytest.approx(number(row["value"]), rel=1e-12), row["description"]
 
 
 @pytest.mark.parametrize(("data", "short"), PUBLISHED)
 def test_published_values(data: str, short: str) -> None:
     config = preset(f"{data}-{short}")
-    expected = {**TABLE_1, **REFERENCE, **NOT_OURS, **DATA_SETS[data], "objects.scenario": SCENARIOS[short]}
+    expected = {**REFERENCE, **NOT_OURS, **DATA_SETS[data], "objects.scenario": SCENARIOS[short]}
     assert {name: setting(config, name) for name in expected} == expected
 
 
 def test_every_setting_of_a_published_preset_is_accounted_for() -> None:
-    checked = {*TABLE_1, *REFERENCE, *NOT_OURS, *DATA_SETS["clevr"], "objects.scenario"}
+    printed = {".".join(name.split(".")[:2]) for name, _ in ROWS}
+    checked = {*printed, *REFERENCE, *NOT_OURS, *DATA_SETS["clevr"], "objects.scenario"}
     irrelevant = {
         "objects.guidance_steps",  # there is no guidance
         "background.share",  # there is no limit of time
@@ -107,8 +147,64 @@ def test_every_setting_of_a_published_preset_is_accounted_for() -> None:
     assert every - checked == irrelevant
 
 
+def test_video_has_the_reference_s_settings_for_real_videos() -> None:
+    config = preset("video")
+    expected: dict[str, Any] = {
+        "model.image_size": (200, 320),
+        "model.scale_max": 40.0,
+        "model.isotropic": False,
+        "model.pixel_activation": True,
+        "objects.scenario": "curriculum",
+        "objects.batch": 24,
+        "objects.learning_rate": 1e-5,
+        "objects.steps": 500_000,
+        "objects.warmup": 20_000,
+        "objects.entropy_ramp": 20_000,
+        "objects.frozen_steps": 60_000,
+        "background.steps": 24_000,
+    }
+    assert {name: setting(config, name) for name in expected} == expected
+    assert 16 <= config.model.slots <= 24
+    assert 16 <= config.model.appearance <= 24
+
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "unet": {"model.backbone": "unet", "model.backbone_weights": None},
+    **{f"b{i}": {"model.backbone": f"segformer-b{i}", "model.backbone_weights": f"nvidia/mit-b{i}"} for i in range(6)},
+    "fresh": {"model.backbone_weights": None},
+    "no-transformer": {"model.refinement": "none"},
+    "no-entropy": {"objects.entropy_weight": 0.0},
+    "frozen": {"objects.frozen_steps": 125_000},
+}
+
+
+@pytest.mark.parametrize("base", [f"{data}-{short}" for data, short in PUBLISHED])
+def test_an_ablation_changes_what_it_names_and_nothing_else(base: str) -> None:
+    assert ABLATIONS.keys() == VARIANTS.keys()
+    for ending in variants_of(base):
+        before, after = to_dict(preset(base)), to_dict(preset(f"{base}-{ending}"))
+        changed = {
+            f"{part}.{name}": value
+            for part, values in after.items()
+            for name, value in values.items()
+            if value != before[part][name]
+        }
+        assert changed == {n: v for n, v in ABLATIONS[ending].items() if v != setting(preset(base), n)}
+    assert ("frozen" in variants_of(base)) == base.endswith("-ct")
+
+
+def test_a_frozen_background_stays_frozen_to_the_end() -> None:
+    objects = preset("clevrtex-ct-frozen").objects
+    assert objects.frozen_steps == objects.steps
+
+
 def test_there_are_no_other_presets() -> None:
-    assert set(PRESETS) == {"small", *(f"{data}-{short}" for data, short in PUBLISHED)}
+    published = {f"{data}-{short}" for data, short in PUBLISHED}
+    assert set(PRESETS) == {"small", "video", *published}
+    names = preset_names()
+    assert len(names) == len(set(names)) == len(PRESETS) + len(published) * len(VARIANTS) - len(DATA_SETS)
+    assert all(preset(name) for name in names)
+    assert variants_of("small") == variants_of("video") == variants_of("nothing-ct") == []
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -142,6 +238,17 @@ def test_presets_do_not_share_state() -> None:
     assert preset("clevr-ct") != preset("clevr-bt")
 
 
+def test_the_sources_of_single_values_are_of_values_that_are_stated() -> None:
+    for name in preset_names():
+        chosen = find_preset(name)
+        stated = {f"{part}.{setting}" for part, values in chosen.values.items() for setting in values}
+        assert set(chosen.sources) <= stated | {"background.steps", "model.background_width"}, name
+
+
 def test_an_unknown_preset() -> None:
     with pytest.raises(UserError, match="'clevr_ct' is not a preset: did you mean 'clevr-ct'?"):
         preset("clevr_ct")
+    with pytest.raises(UserError, match="'clevr-ct-unett' is not a preset: did you mean 'clevr-ct-unet'?"):
+        preset("clevr-ct-unett")
+    with pytest.raises(UserError, match="'clevr-bt-frozen' is not a preset"):
+        preset("clevr-bt-frozen")

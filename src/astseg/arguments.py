@@ -19,6 +19,7 @@ from astseg.types import UserError
 __all__ = [
     "Demo",
     "Evaluate",
+    "Presets",
     "Scenes",
     "Segment",
     "Train",
@@ -126,6 +127,14 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Presets:
+    """List the presets, or every value of one with its source."""
+
+    name: Positional[str | None] = None
+    """Which one; without it, all of them are listed."""
+
+
+@dataclass(frozen=True)
 class Demo:
     """Make desk scenes, learn to find their objects, measure it on scenes never seen."""
 
@@ -163,6 +172,7 @@ Command = (
     | Annotated[TrainBackground, subcommand("train-background")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Segment, subcommand("segment")]
+    | Annotated[Presets, subcommand("presets")]
 )
 
 

@@ -69,7 +69,7 @@ class FrozenBackground:
     """What a background model that no longer changes says of the training images.
 
     Attributes:
-        images: N x 3 x H x W, float16, or None where they would not fit in memory.
+        images: N x 3 x H x W, float16 in [0, 1] or uint8, or None where they would not fit in memory.
         blobs: Regions that differ from the background, or None where nothing is guided by them.
     """
 
@@ -78,19 +78,32 @@ class FrozenBackground:
 
     def draw(self, indices: Tensor, mirrored: Tensor) -> Tensor | None:
         """The backgrounds of a batch, B x 3 x H x W, or None."""
-        return None if self.images is None else mirror(self.images[indices].float(), mirrored)
+        if self.images is None:
+            return None
+        chosen = self.images[indices]
+        return mirror(chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen.float(), mirrored)
 
 
 @torch.no_grad()
-def freeze_background(model: BackgroundModel, batches: Batches, *, regions: int) -> FrozenBackground:
-    """Draw the background of every training image, and find the regions that differ from it (regions: R, 0: none)."""
+def freeze_background(
+    model: BackgroundModel, batches: Batches, *, regions: int, storage: str = "float16"
+) -> FrozenBackground:
+    """Draw the background of every training image, and find the regions that differ from it.
+
+    Args:
+        model: The trained background model.
+        batches: The training images.
+        regions: R, how many regions of an image to find; 0: none.
+        storage: ``float16``, or ``uint8`` to round to 8 bits, as the reference's stored pictures are.
+    """
     model.eval()
-    keep = batches.images.numel() * 2 <= CACHE_BYTES
+    eight_bits = storage == "uint8"
+    keep = eight_bits or batches.images.numel() * 2 <= CACHE_BYTES  # in 8 bits they are as large as the images are
     drawn, found = [], []
     for images in batches.in_order():
         background, predicted_error = model(images)
         if keep:
-            drawn.append(background.half())
+            drawn.append((background * 255).round().byte() if eight_bits else background.half())
         if regions:
             foreground, fringe = (
                 foreground_mask(images, background, predicted_error, strictness=strictness).cpu().numpy()

@@ -23,6 +23,7 @@ from astseg.model.scene import build
 from astseg.model.segformer import licence_notice
 from astseg.predict import Segmenter, segment_folder
 from astseg.progress import Reporter, require_tensorboard
+from astseg.provenance import preset_list, preset_sheet
 from astseg.train import choose_background_width, default_device, train
 from astseg.types import SceneArrays, UserError
 from astseg.watch import PanelWatch, few
@@ -44,6 +45,7 @@ def run(command: Any) -> int:
         arguments.Evaluate: evaluate_run,
         arguments.Segment: segment_input,
         arguments.Demo: demo,
+        arguments.Presets: show_presets,
     }
     return actions[type(command)](command, console)
 
@@ -201,6 +203,17 @@ def demo(command: arguments.Demo, console: Console) -> int:
     console.print(figures(result))
     console.print(f"look at {command.out / 'panels' / 'latest.png'}; the run is {command.out}")
     console.print("your own pictures: astseg train FOLDER --out runs/own; astseg segment runs/own FOLDER --out masks")
+    return 0
+
+
+def show_presets(command: arguments.Presets, console: Console) -> int:
+    """``astseg presets``."""
+    if command.name is None:
+        for line in preset_list():
+            console.print(line)
+    else:
+        for line in preset_sheet(command.name):
+            console.print(line)
     return 0
 
 

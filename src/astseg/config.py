@@ -33,7 +33,8 @@ BACKBONES = (*(f"segformer-b{size}" for size in range(6)), "unet", "cnn")
 PRECISIONS = ("float32", "bfloat16")
 DECAYS = ("step", "cosine")
 SCENARIOS = ("curriculum", "baseline")
-REFINEMENTS = ("paper", "residual")
+REFINEMENTS = ("paper", "residual", "none")
+FROZEN_STORAGES = ("float16", "uint8")
 BACKGROUND_FORMS = ("paper", "template")
 BACKGROUND_WIDTHS = ("small", "simple", "complex", "auto")
 
@@ -70,7 +71,7 @@ class ModelConfig:
         backbone_weights: Hub id or folder of pretrained Segformer weights; none: fresh ones.
         look: Side in pixels, a multiple of 4, of the crop from which a second look at the image reads a slot's
             appearance (see :mod:`astseg.model.look`); 0 is the paper: the appearance is pooled from the feature map.
-        refinement: ``paper`` or ``residual``, the form of the transformer refinement.
+        refinement: ``paper`` or ``residual``, the form of the transformer refinement; ``none``: no transformer.
         transformer_width: D.
         transformer_heads: Attention heads.
         transformer_layers: Encoder layers.
@@ -80,6 +81,8 @@ class ModelConfig:
         pixel_activation: A learned term for each pixel is added to log alpha_0.
         background_width: ``small``, ``simple``, ``complex`` or ``auto`` (simple or complex, by a short run).
         background_form: ``paper`` or ``template`` (see :class:`astseg.model.background.BackgroundModel`).
+        reference: Do what the reference implementation does by accident: with isotropic scale the first appearance
+            number is the activation too, and all transformer layers start with equal weights.
     """
 
     image_size: tuple[int, int] = (128, 128)
@@ -102,6 +105,7 @@ class ModelConfig:
     pixel_activation: bool = False
     background_width: str = "complex"
     background_form: str = "paper"
+    reference: bool = False
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -205,6 +209,7 @@ class ObjectsConfig:
         guidance: Weight of the guidance loss at the start, in the steps that do render; 0 is the paper.
         guidance_steps: Steps over which that weight falls to 0.
         flip: Mirror every second image.
+        frozen_storage: How phase 2 keeps its backgrounds: ``float16``, or ``uint8`` as the reference does.
         precision: ``float32`` or ``bfloat16`` (autocast).
     """
 
@@ -225,6 +230,7 @@ class ObjectsConfig:
     guidance: float = 0.0
     guidance_steps: int = 0
     flip: bool = False
+    frozen_storage: str = "float16"
     precision: str = "float32"
 
     def __post_init__(self) -> None:
@@ -256,6 +262,7 @@ class ObjectsConfig:
             "guidance needs a trained background, and the scenario 'baseline' has none:"
             " set guidance and guided_steps to 0",
         )
+        _check_name("frozen_storage", self.frozen_storage, FROZEN_STORAGES)
         _check_name("objects precision", self.precision, PRECISIONS)
 
     def stretched(self, steps: int) -> ObjectsConfig:

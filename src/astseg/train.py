@@ -176,7 +176,9 @@ def train_objects(
                 frozen = FrozenBackground(None, None)
                 if now != "joint":
                     regions = model.encoder.slots if config.guidance or config.guided_steps else 0
-                    frozen = freeze_background(model.background_model, batches, regions=regions)
+                    frozen = freeze_background(
+                        model.background_model, batches, regions=regions, storage=config.frozen_storage
+                    )
                 model.train()
                 model.background_model.requires_grad_(now == "joint")
             phase = now

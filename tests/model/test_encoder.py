@@ -38,7 +38,7 @@ def fields(latents: ObjectLatents) -> list[Tensor]:
 
 
 def test_the_forms_are_those_of_the_configuration() -> None:
-    assert REFINEMENTS == config.REFINEMENTS
+    assert (*REFINEMENTS, "none") == config.REFINEMENTS
 
 
 @pytest.mark.parametrize(("scaling", "scale_numbers"), [("aniso", 2), ("iso", 1)])
@@ -109,6 +109,17 @@ def test_ranges_of_positions_and_scales() -> None:
     assert latents.scale.max() <= SCALES[1]
 
 
+@pytest.mark.parametrize("scale_numbers", [1, 2])
+def test_the_reference_reads_the_activation_at_index_4(scale_numbers: int) -> None:
+    """With two scale numbers that is its own place; with one it is the first of the appearance."""
+    raw = torch.randn(B, K, 3 + scale_numbers + Z)
+    named = split_latents(raw, scale_numbers=scale_numbers, scale_range=SCALES)
+    theirs = split_latents(raw, scale_numbers=scale_numbers, scale_range=SCALES, reference=True)
+    assert torch.equal(theirs.log_activation, named.appearance[..., 0] if scale_numbers == 1 else named.log_activation)
+    for one, other in ((named.position, theirs.position), (named.appearance, theirs.appearance)):
+        assert torch.equal(one, other)
+
+
 # Refinement
 
 
@@ -152,6 +163,17 @@ def test_all_layers_start_with_different_weights() -> None:
             assert a is not b
             if a.dim() > 1:
                 assert not torch.equal(a, b), name
+
+
+def test_layers_start_equal_as_in_the_reference_where_asked() -> None:
+    refine = Refinement(
+        size=10, width=16, heads=4, layers=3, feedforward=24, dropout=0.0, form="paper", equal_layers=True
+    )
+    first, *others = refine.transformer.layers
+    for other in others:
+        for (name, a), (_, b) in zip(first.named_parameters(), other.named_parameters(), strict=True):
+            assert a is not b
+            assert torch.equal(a, b), name
 
 
 # Encoder

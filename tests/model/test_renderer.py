@@ -128,7 +128,8 @@ def test_golden_rendering_with_the_reference_s_activation_index(
     """The reference reads the activation at index 4, which with one scale number is the first of the appearance."""
     golden = golden_arrays("renderer_iso_64.npz")
     renderer, latents, backgrounds = golden_scene(golden, 1, fill_by_rule_a)
-    as_the_reference = replace(latents, log_activation=golden["latents"].transpose(0, 1)[..., 4])
+    raw = golden["latents"].transpose(0, 1)
+    as_the_reference = split_latents(raw, scale_numbers=1, scale_range=SCALES, reference=True)
     _, _, weights, reconstruction = renderer(as_the_reference, backgrounds)
     near(weights.transpose(0, 1), golden["weights_official"], 1e-4)
     near(reconstruction, golden["reconstruction_official"], 1e-4)

@@ -13,6 +13,7 @@ from astseg.config import ModelConfig
 from astseg.losses import reconstruction_loss
 from astseg.model.background import BackgroundModel
 from astseg.model.scene import build
+from astseg.ops import attention_pool
 from astseg.types import UserError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -149,6 +150,26 @@ def test_settings_reach_their_parts() -> None:
     assert model.renderer.background_log_activation.item() == 3
     rates = {module.p for module in model.encoder.refinement.modules() if isinstance(module, nn.Dropout)}
     assert rates == {0.25}
+
+
+def test_without_a_transformer_the_latents_are_what_was_pooled() -> None:
+    model = build(small_config(refinement="none"))
+    assert not list(model.encoder.refinement.parameters())
+    images = torch.rand(B, 3, H, W)
+    maps = model.encoder.backbone(images)
+    _, pooled = attention_pool(maps[:, :K], maps[:, K:])
+    latents = model(images).latents
+    torch.testing.assert_close(latents.position, pooled[..., :2])
+    torch.testing.assert_close(latents.appearance, pooled[..., -Z:])
+
+
+@pytest.mark.parametrize("isotropic", [True, False])
+def test_the_switch_of_the_reference_reaches_its_parts(isotropic: bool) -> None:
+    model = build(small_config(isotropic=isotropic, reference=True))
+    latents = model(torch.rand(B, 3, H, W)).latents
+    assert torch.equal(latents.log_activation, latents.appearance[..., 0]) == isotropic
+    first, second = model.encoder.refinement.transformer.layers
+    assert torch.equal(first.linear1.weight, second.linear1.weight)
 
 
 def test_unknown_backbone_is_refused() -> None:

@@ -8,7 +8,7 @@ Source: supplement, Algorithm 1 and Table 1. Two forms of the refinement:
 
 Latents are named fields. The public reference reads the activation at the fixed index 4 of its latent vector, which
 with isotropic scale is the first appearance number; here the order is x, y, scale, activation, appearance in both
-modes and every field is read at its own place.
+modes and every field is read at its own place. The switch ``reference`` gives its reading back, for its weights.
 """
 
 from __future__ import annotations
@@ -25,13 +25,17 @@ __all__ = ["REFINEMENTS", "Encoder", "Refinement", "join_latents", "split_latent
 REFINEMENTS = ("paper", "residual")
 
 
-def split_latents(raw: Tensor, *, scale_numbers: int, scale_range: tuple[float, float]) -> ObjectLatents:
+def split_latents(
+    raw: Tensor, *, scale_numbers: int, scale_range: tuple[float, float], reference: bool = False
+) -> ObjectLatents:
     """Name the numbers of the latent vectors and bring them into their ranges (Algorithm 1, last loop).
 
     Args:
         raw: B x K x (2 + F), ordered x, y, scale, activation, appearance.
         scale_numbers: S, 1 or 2.
         scale_range: Smallest and largest inverse scale.
+        reference: Read the activation at index 4 in both scale modes. With one scale number the first appearance
+            number then does both jobs, and the activation's own place is unused.
     """
     smallest, largest = scale_range
     appearance_size = raw.shape[-1] - 3 - scale_numbers
@@ -39,13 +43,16 @@ def split_latents(raw: Tensor, *, scale_numbers: int, scale_range: tuple[float, 
     return ObjectLatents(
         position=position.clamp(-1, 1),
         scale=smallest + (largest - smallest) * scale.sigmoid(),
-        log_activation=activation.squeeze(-1),
+        log_activation=raw[..., 4] if reference else activation.squeeze(-1),
         appearance=appearance,
     )
 
 
 def join_latents(latents: ObjectLatents, *, scale_range: tuple[float, float]) -> Tensor:
-    """The vector that :func:`split_latents` splits, B x K x (2 + F); positions must lie inside [-1, 1]."""
+    """The vector that :func:`split_latents` splits, B x K x (2 + F); positions must lie inside [-1, 1].
+
+    It undoes the reading by named fields; a reading as the reference's does not come back from it.
+    """
     smallest, largest = scale_range
     scale = ((latents.scale - smallest) / (largest - smallest)).logit()
     return torch.cat([latents.position, scale, latents.log_activation[..., None], latents.appearance], dim=-1)
@@ -55,7 +62,16 @@ class Refinement(nn.Module):
     """A transformer over the K vectors of an image; no positional code, since the slots are a set."""
 
     def __init__(
-        self, *, size: int, width: int, heads: int, layers: int, feedforward: int, dropout: float, form: str
+        self,
+        *,
+        size: int,
+        width: int,
+        heads: int,
+        layers: int,
+        feedforward: int,
+        dropout: float,
+        form: str,
+        equal_layers: bool = False,
     ) -> None:
         """Build the layers.
 
@@ -67,6 +83,7 @@ class Refinement(nn.Module):
             feedforward: Hidden width of the feed-forward blocks.
             dropout: Dropout rate.
             form: ``paper`` or ``residual``.
+            equal_layers: All layers start with the same weights, as in the reference.
         """
         super().__init__()
         assert form in REFINEMENTS, form
@@ -76,8 +93,8 @@ class Refinement(nn.Module):
 
         self.embedding = nn.Linear(size, width)
         self.transformer = nn.TransformerEncoder(layer(), layers, enable_nested_tensor=False)
-        # nn.TransformerEncoder copies one layer, which would start all layers with equal weights.
-        self.transformer.layers = nn.ModuleList([layer() for _ in range(layers)])
+        if not equal_layers:  # nn.TransformerEncoder has copied one layer
+            self.transformer.layers = nn.ModuleList([layer() for _ in range(layers)])
         self.projection = nn.Linear(width, size)
         self.residual = form == "residual"
         if self.residual:
@@ -102,16 +119,18 @@ class Encoder(nn.Module):
         scale_numbers: int,
         scale_range: tuple[float, float],
         look: SecondLook | None = None,
+        reference: bool = False,
     ) -> None:
         """Put the parts together.
 
         Args:
             backbone: B x 3 x H x W -> B x (K + F) x h x w, the first K channels being attention logits.
-            refinement: B x K x (2 + F) -> the same shape.
+            refinement: B x K x (2 + F) -> the same shape; ``nn.Identity()`` for none.
             slots: K.
             scale_numbers: S, 1 (isotropic) or 2.
             scale_range: Smallest and largest inverse scale.
             look: Reads the appearance from the crop of each slot; None, as published: it is pooled like the rest.
+            reference: Read the activation where the reference does (:func:`split_latents`).
         """
         super().__init__()
         self.backbone = backbone
@@ -120,6 +139,7 @@ class Encoder(nn.Module):
         self.slots = slots
         self.scale_numbers = scale_numbers
         self.scale_range = scale_range
+        self.reference = reference
 
     def forward(self, images: Tensor) -> tuple[ObjectLatents, Tensor]:
         """images: B x 3 x H x W in [0, 1] -> latents, and attention maps B x K x h x w."""
@@ -135,4 +155,7 @@ class Encoder(nn.Module):
         with full_precision(maps.device):
             attention, pooled = attention_pool(maps[:, : self.slots], maps[:, self.slots :])
             raw = self.refinement(pooled)
-        return split_latents(raw, scale_numbers=self.scale_numbers, scale_range=self.scale_range), attention
+        latents = split_latents(
+            raw, scale_numbers=self.scale_numbers, scale_range=self.scale_range, reference=self.reference
+        )
+        return latents, attention

@@ -103,19 +103,12 @@ def build(config: ModelConfig) -> AstSeg:
             image_size=config.image_size,
             weights=config.backbone_weights,
         ),
-        Refinement(
-            size=2 + features,
-            width=config.transformer_width,
-            heads=config.transformer_heads,
-            layers=config.transformer_layers,
-            feedforward=config.transformer_feedforward,
-            dropout=config.dropout,
-            form=config.refinement,
-        ),
+        _build_refinement(config, size=2 + features),
         slots=config.slots,
         scale_numbers=scale_numbers,
         scale_range=(config.scale_min, config.scale_max),
         look=SecondLook(side=config.look, appearance_size=config.appearance) if config.look else None,
+        reference=config.reference,
     )
     renderer = Renderer(
         GlimpseGenerator(config.appearance, glimpse_channels(config.image_size, config.glimpse_width)),
@@ -126,3 +119,19 @@ def build(config: ModelConfig) -> AstSeg:
     background = BackgroundModel(config.image_size, config.background_width, form=config.background_form)
     model = AstSeg(background, encoder, renderer)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _build_refinement(config: ModelConfig, *, size: int) -> nn.Module:
+    """The transformer over the slots, or nothing in its place (an ablation of the paper)."""
+    if config.refinement == "none":
+        return nn.Identity()
+    return Refinement(
+        size=size,
+        width=config.transformer_width,
+        heads=config.transformer_heads,
+        layers=config.transformer_layers,
+        feedforward=config.transformer_feedforward,
+        dropout=config.dropout,
+        form=config.refinement,
+        equal_layers=config.reference,
+    )
