@@ -24,7 +24,7 @@ RANK = {
         3,
     ),
     **dict.fromkeys(["arguments", "card", "evaluate", "predict", "train", "watch"], 4),
-    **dict.fromkeys(["demo"], 5),
+    **dict.fromkeys(["demo", "reference"], 5),
     **dict.fromkeys(["commands"], 6),
     **dict.fromkeys(["cli"], 7),
 }

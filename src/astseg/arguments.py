@@ -19,6 +19,7 @@ from astseg.types import UserError
 __all__ = [
     "Demo",
     "Evaluate",
+    "ImportReference",
     "Presets",
     "Scenes",
     "Segment",
@@ -127,6 +128,22 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class ImportReference:
+    """Take over the weights of the authors' program (a .pth file) as a run folder."""
+
+    file: Positional[Path]
+    """The .pth file."""
+    out: Positional[Path]
+    """Run folder to make."""
+    preset: str = "clevrtex-ct"
+    """What shapes do not tell: scale range, attention heads, and the image size where the file has no position map."""
+    config: Path | None = None
+    """YAML or JSON file with settings, laid over the preset."""
+    background: Path | None = None
+    """Another .pth file for the background's encoder and generator, if FILE has none."""
+
+
+@dataclass(frozen=True)
 class Presets:
     """List the presets, or every value of one with its source."""
 
@@ -173,6 +190,7 @@ Command = (
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Segment, subcommand("segment")]
     | Annotated[Presets, subcommand("presets")]
+    | Annotated[ImportReference, subcommand("import-reference")]
 )
 
 

@@ -13,6 +13,19 @@ from astseg.outputs import write_whole
 __all__ = ["write_card"]
 
 
+def _origin(about: Mapping[str, Any]) -> list[str]:
+    """What this is and what it learnt from."""
+    what = "A model that finds, separates and redraws the objects of images (AST-Seg, WACV 2023)"
+    if about.get("imported"):
+        return [
+            f"{what}, trained by the authors' program.",
+            "",
+            f"- imported from {about['imported']}, fingerprint {about['fingerprint']}",
+        ]
+    images = f"{about['images']} images, fingerprint {about['fingerprint']}"
+    return [f"{what}, trained by astseg on images alone.", "", f"- data: {about['data']} ({about['split']}), {images}"]
+
+
 def write_card(
     run: RunFolder, config: Config, about: Mapping[str, Any], metrics: Mapping[str, Any] | None = None
 ) -> None:
@@ -29,10 +42,7 @@ def write_card(
     lines = [
         f"# {run.path.name}",
         "",
-        "A model that finds, separates and redraws the objects of images, trained by astseg (AST-Seg, WACV 2023) on"
-        " images alone.",
-        "",
-        f"- data: {about['data']} ({about['split']}), {about['images']} images, fingerprint {about['fingerprint']}",
+        *_origin(about),
         f"- preset {about['preset']}, seed {about['seed']}, astseg {about['astseg']}",
         f"- images {model.image_size[0]}x{model.image_size[1]}, at most {model.slots} objects,"
         f" backbone {model.backbone},"

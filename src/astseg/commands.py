@@ -24,6 +24,7 @@ from astseg.model.segformer import licence_notice
 from astseg.predict import Segmenter, segment_folder
 from astseg.progress import Reporter, require_tensorboard
 from astseg.provenance import preset_list, preset_sheet
+from astseg.reference import import_reference
 from astseg.train import choose_background_width, default_device, train
 from astseg.types import SceneArrays, UserError
 from astseg.watch import PanelWatch, few
@@ -46,6 +47,7 @@ def run(command: Any) -> int:
         arguments.Segment: segment_input,
         arguments.Demo: demo,
         arguments.Presets: show_presets,
+        arguments.ImportReference: import_weights,
     }
     return actions[type(command)](command, console)
 
@@ -203,6 +205,20 @@ def demo(command: arguments.Demo, console: Console) -> int:
     console.print(figures(result))
     console.print(f"look at {command.out / 'panels' / 'latest.png'}; the run is {command.out}")
     console.print("your own pictures: astseg train FOLDER --out runs/own; astseg segment runs/own FOLDER --out masks")
+    return 0
+
+
+def import_weights(command: arguments.ImportReference, console: Console) -> int:
+    """``astseg import-reference``."""
+    usual = arguments.usual_settings(command.preset, command.config)
+    config = import_reference(command.file, command.out, usual, preset=command.preset, background=command.background)
+    notice = licence_notice(config.model.backbone_weights)
+    if notice:
+        console.print(notice)
+    differing = arguments.spelled_settings(config, usual)
+    told = f"; other than in preset {command.preset}, by the shapes in the file: {' '.join(differing)}"
+    console.print(f"{command.out} holds the weights of {command.file}{told if differing else ''}")
+    console.print(f"next: astseg evaluate {command.out} DATA")
     return 0
 
 
