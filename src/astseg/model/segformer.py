@@ -195,10 +195,9 @@ def _pretrained_body(weights: str, size: str) -> dict[str, Tensor]:
     except UserError:
         raise
     except Exception as error:  # transformers, the hub, safetensors and pickle each raise their own kinds
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(
-            f"backbone weights '{weights}' cannot be loaded ({reason}): check the name, the connection and, for gated"
-            " weights, `hf auth login`; or give a folder that holds config.json and model.safetensors"
+            f"backbone weights '{weights}' {_failure(weights, error)},"
+            " or give a folder that holds config.json and model.safetensors"
         ) from error
     finally:
         logging.set_verbosity(verbosity)
@@ -209,6 +208,29 @@ def _pretrained_body(weights: str, size: str) -> dict[str, Tensor]:
         )
     tensors: dict[str, Tensor] = body.state_dict()
     return tensors
+
+
+def _failure(weights: str, error: BaseException) -> str:
+    """What went wrong and what to do: transformers wraps the hub's errors in its own, of one kind for all."""
+    from huggingface_hub import errors
+
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+
+    def caused_by(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(one, kinds) for one in chain)
+
+    if caused_by(errors.GatedRepoError):
+        return f"are gated: accept their licence at https://huggingface.co/{weights} and log in with `hf auth login`"
+    if caused_by(errors.RepositoryNotFoundError):
+        return "are not on the hub, or private: check the name, log in with `hf auth login`"
+    if caused_by(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError):
+        return "cannot be fetched, since the hub does not answer, and no copy is in its cache: connect once"
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    return f"cannot be loaded ({reason}): check the name"
 
 
 def _check_size(weights: str, size: str) -> None:
