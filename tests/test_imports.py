@@ -20,11 +20,11 @@ RANK = {
     **dict.fromkeys(["config", "ops"], 1),
     **dict.fromkeys(["data", "guidance", "losses", "metrics", "model"], 2),
     **dict.fromkeys(
-        ["batches", "checkpoint", "clock", "interruption", "objectives", "outputs", "presets", "progress", "provenance", "schedule"],
+        ["batches", "checkpoint", "clock", "interruption", "objectives", "outputs", "presets", "progress", "provenance", "published", "schedule"],
         3,
     ),
     **dict.fromkeys(["arguments", "card", "evaluate", "predict", "train", "watch"], 4),
-    **dict.fromkeys(["demo", "reference"], 5),
+    **dict.fromkeys(["comparison", "demo", "reference"], 5),
     **dict.fromkeys(["commands"], 6),
     **dict.fromkeys(["cli"], 7),
 }

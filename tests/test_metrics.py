@@ -238,6 +238,18 @@ def test_golden_official_without_slots_differs_only_in_ties_and_labels_above_slo
     assert (values["miou"].numpy()[~above] <= lowest[~above] + 1e-5).all()
 
 
+def test_golden_coverings_are_the_same_in_all_protocols_but_clevrtex(golden: dict[str, np.ndarray]):
+    """The authors took them over from GENESIS: they know nothing of K."""
+    truth, prediction = golden_labels(golden)
+    columns = list(golden["official_columns"])
+    early = golden["official_early_return"].astype(bool)
+    expected = np.where(early[:, None], golden["official_in_one_batch"], golden["official"])
+    for slots in (None, int(golden["K"])):
+        values = segmentation_metrics(truth, prediction, slots=slots)
+        for name in ("msc", "scaled_sc", "msc_fg", "scaled_sc_fg"):
+            np.testing.assert_allclose(values[name].numpy(), expected[:, columns.index(name)], rtol=0, atol=1e-5)
+
+
 def test_labels_above_slots_count_by_default(golden: dict[str, np.ndarray]):
     truth, prediction = golden_labels(golden)
     seventh = list(golden["names"]).index("truth_label_7_above_K")

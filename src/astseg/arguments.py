@@ -93,22 +93,47 @@ class Train(TrainBackground):
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a run on scenes with masks."""
+    """Measure one run or several on scenes with masks; of several, mean and deviation."""
 
-    run: Positional[Path]
-    """Run folder."""
-    data: Positional[Path]
-    """Scenes, as for train."""
+    paths: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...] DATA")]
+    """Run folders, and last the scenes, as for train."""
     json: Path | None = None
     """Write the figures there too, besides RUN/metrics.json."""
+    csv: Path | None = None
+    """Write the figures of each image there too, besides RUN/per_image.csv."""
+    table: Path | None = None
+    """Write a Markdown table there that puts the result beside published figures."""
+    published: Literal["clevr", "clevrtex", "clevrtex-outd", "clevrtex-camo"] | None = None
+    """Data set whose published figures the table holds; by default that of the run's preset."""
     split: str = "all"
     """Which scenes: all, train, val, test, or a slice such as -50: ."""
     crop: float | None = None
     """Centre crop, as a part of the short side; by default that of the training."""
-    protocol: Literal["astseg", "reference", "clevrtex"] = "astseg"
-    """How the figures are defined."""
+    protocol: Literal["astseg", "reference", "clevrtex", "genesis"] = "astseg"
+    """How the figures are defined: docs/evaluation.md."""
     batch_size: int = 64
     """Images at a time."""
+
+    def __post_init__(self) -> None:
+        """Check what no configuration checks.
+
+        Raises:
+            UserError: Fewer than two paths, or a run twice.
+        """
+        if len(self.paths) < 2:
+            raise UserError("evaluate wants a run folder (or several) and then the scenes: astseg evaluate RUN DATA")
+        if len(set(self.runs)) < len(self.runs):
+            raise UserError("a run is named twice: name each once, and the scenes last")
+
+    @property
+    def runs(self) -> tuple[Path, ...]:
+        """The run folders."""
+        return self.paths[:-1]
+
+    @property
+    def data(self) -> Path:
+        """The scenes."""
+        return self.paths[-1]
 
 
 @dataclass(frozen=True)

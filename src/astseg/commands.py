@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,22 @@ from rich.table import Table
 from astseg import __version__, arguments
 from astseg.card import write_card
 from astseg.checkpoint import RunFolder, load_model, write_json
+from astseg.comparison import (
+    Measured,
+    comparison_table,
+    described,
+    over_runs,
+    published_name,
+    summary,
+    write_per_image,
+)
 from astseg.config import Config
 from astseg.data import fingerprint, index_hash, load_scenes, open_source, select
 from astseg.demo import run_demo
-from astseg.evaluate import Evaluation, evaluate
+from astseg.evaluate import evaluate
 from astseg.model.scene import build
 from astseg.model.segformer import licence_notice
+from astseg.outputs import write_whole
 from astseg.predict import Segmenter, segment_folder
 from astseg.progress import Reporter, require_tensorboard
 from astseg.provenance import preset_list, preset_sheet
@@ -145,17 +156,37 @@ def spelled(command: arguments.TrainBackground) -> str:
 
 def evaluate_run(command: arguments.Evaluate, console: Console) -> int:
     """``astseg evaluate``."""
-    if command.json is not None and command.json.is_dir():
-        raise UserError(f"'{command.json}' is a folder, expected a file for the figures")
-    model, config = load_model(command.run)
-    _, about = RunFolder(command.run).load_config()
+    for file in (command.json, command.csv, command.table):
+        if file is not None and file.is_dir():
+            raise UserError(f"'{file}' is a folder, expected a file")
+    measured = [measure(command, run, console) for run in command.runs]
+    for one in measured:
+        write_json(one.run / "metrics.json", summary([one]))
+        write_per_image([one], one.run / "per_image.csv")
+    if command.json is not None:
+        write_json(command.json, summary(measured))
+    if command.csv is not None:
+        write_per_image(measured, command.csv)
+    if command.table is not None:
+        published = command.published or published_name([one.preset for one in measured])
+        text = comparison_table(measured, published)
+        write_whole(command.table, lambda part: part.write_text(text, encoding="utf-8"))
+    mean, deviation = over_runs(measured)
+    console.print(figures(mean, deviation, title=f"{measured[0].result.count} scenes, {len(measured)} runs"))
+    console.print(described(measured[0].circumstances))
+    return 0
+
+
+def measure(command: arguments.Evaluate, run: Path, console: Console) -> Measured:
+    """One run of ``astseg evaluate``, with what its figures mean nothing without."""
+    model, config = load_model(run)
+    _, about = RunFolder(run).load_config()
     crop = command.crop if command.crop is not None else about.get("crop")
-    selection = command.split
-    scenes = load(console, command.data, config, selection=selection, crop=crop)
+    scenes = load(console, command.data, config, selection=command.split, crop=crop)
     if scenes.labels is None:
         console.print("these scenes have no masks: only figures that need none are given")
-    indices = select(open_source(command.data), selection)
-    with progress_bar(console, "evaluate", len(scenes)) as advance:
+    source = open_source(command.data)
+    with progress_bar(console, f"evaluate {run}", len(scenes)) as advance:
         result = evaluate(
             model,
             scenes,
@@ -164,21 +195,17 @@ def evaluate_run(command: arguments.Evaluate, console: Console) -> int:
             protocol=command.protocol,
             progress=advance,
         )
-    values = {
-        **result.summary(),
+    circumstances = {
         "protocol": result.protocol,
         "data": str(command.data),
-        "split": selection,
-        "split_hash": index_hash(indices),
+        "split": command.split,
+        "split_hash": index_hash(select(source, command.split)),
+        "count": result.count,
         "size": list(config.model.image_size),
+        "crop": source.crop if crop is None else crop,
         "seed": about.get("seed"),
     }
-    for file in (command.run / "metrics.json", command.json):
-        if file is not None:
-            write_json(file, values)
-    console.print(figures(result))
-    console.print(f"protocol {result.protocol}, {len(scenes)} scenes, {scenes.source}, split {values['split_hash']}")
-    return 0
+    return Measured(run, result, circumstances, about.get("preset"))
 
 
 def segment_input(command: arguments.Segment, console: Console) -> int:
@@ -202,7 +229,7 @@ def segment_input(command: arguments.Segment, console: Console) -> int:
 def demo(command: arguments.Demo, console: Console) -> int:
     """``astseg demo``."""
     result = run_demo(command, console)
-    console.print(figures(result))
+    console.print(figures(result.mean, title=f"{result.count} scenes"))
     console.print(f"look at {command.out / 'panels' / 'latest.png'}; the run is {command.out}")
     console.print("your own pictures: astseg train FOLDER --out runs/own; astseg segment runs/own FOLDER --out masks")
     return 0
@@ -248,13 +275,16 @@ def load(
         )
 
 
-def figures(result: Evaluation) -> Table:
-    """The figures as a table."""
-    table = Table(title=f"{result.count} scenes")
+def figures(mean: Mapping[str, float], deviation: Mapping[str, float] | None = None, *, title: str) -> Table:
+    """The figures as a table, with their deviations where there are several runs."""
+    spread = deviation is not None and not all(map(math.isnan, deviation.values()))
+    table = Table(title=title)
     table.add_column("figure")
     table.add_column("mean", justify="right")
-    for name, value in result.mean.items():
-        table.add_row(name, f"{value:.4f}")
+    if spread:
+        table.add_column("deviation", justify="right")
+    for name, value in mean.items():
+        table.add_row(name, f"{value:.4f}", *([f"{deviation[name]:.4f}"] if deviation and spread else []))
     return table
 
 

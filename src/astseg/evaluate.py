@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PROTOCOLS", "Evaluation", "evaluate", "inference", "scene_outputs"]
 
-PROTOCOLS = ("astseg", "reference", "clevrtex")
-"""How labels above K and ties of mIoU are treated: see :mod:`astseg.metrics`."""
+PROTOCOLS = ("astseg", "reference", "clevrtex", "genesis")
+"""How labels above K, ties of mIoU and mSC are treated: see docs/evaluation.md and :mod:`astseg.metrics`."""
 
 T = TypeVar("T")
 
@@ -174,6 +174,8 @@ def _measure(images: Tensor, output: SceneOutput, labels: Tensor | None, protoco
         values |= clevrtex_metrics(labels, predicted, slots=slots)
     else:
         values |= segmentation_metrics(labels, predicted, slots=slots if protocol == "reference" else None)
+        if protocol == "genesis":
+            del values["miou"]  # GENESIS has none
     return {**values, "background_mse": _background_error(images, output.background, labels)}
 
 
