@@ -53,7 +53,8 @@ class Plan:
         train: Scenes to learn from.
         test: Scenes to measure on.
         slots: K.
-        steps: Steps of the objects; a third as many, at least 400, go to the background.
+        steps: Steps of the objects.
+        background_steps: Steps of the background in the curriculum.
         points: Measurements of a learning curve.
         guidance: Weight of the guidance at the start.
     """
@@ -62,6 +63,7 @@ class Plan:
     test: SceneArrays
     slots: int
     steps: int
+    background_steps: int
     points: int
     guidance: float
 
@@ -85,7 +87,12 @@ def reduced(plan: Plan) -> Config:
                 "background_width": "small",
                 "background_form": "template",
             },
-            "background": {"steps": max(400, plan.steps // 3), "batch": 32, "ramp": [0.5, 0.8], "precision": precision},
+            "background": {
+                "steps": plan.background_steps,
+                "batch": 32,
+                "ramp": [0.5, 0.8],
+                "precision": precision,
+            },
             "objects": {
                 "steps": plan.steps,
                 "frozen_steps": 3 * plan.steps // 4,
@@ -224,6 +231,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--test", default="-200:", help="scenes to measure on (default -200:)")
     parser.add_argument("--size", type=int, default=32, help="side of the images in pixels (default 32)")
     parser.add_argument("--steps", type=int, default=1000, help="steps of the objects (default 1000)")
+    parser.add_argument("--background-steps", type=int, default=1500, help="steps of the background (default 1500)")
     parser.add_argument("--points", type=int, default=10, help="measurements of a learning curve (default 10)")
     parser.add_argument("--guidance", type=float, default=0.5, help="weight of the guidance (default 0.5; 0: none)")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds (default 1)")
@@ -237,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         load_scenes(options.data, size=options.size, selection=selection, max_label=options.slots)
         for selection in (options.train, options.test)
     )
-    plan = Plan(train, test, options.slots, options.steps, options.points, options.guidance)
+    plan = Plan(train, test, options.slots, options.steps, options.background_steps, options.points, options.guidance)
     results = run_all(plan, out=options.out, seeds=options.seeds)
     (options.out / "table.md").write_text(table(results) + "\n")
     (options.out / "curves.svg").write_text(curves(results))

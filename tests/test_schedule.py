@@ -27,8 +27,10 @@ def test_golden_schedules_are_exact(name: str, rate: float, warmup: int, steps: 
     golden = np.load(GOLDEN)
     finished = golden[f"{name}_steps"].tolist()
     rates = [learning_rate(step, rate=rate, warmup=warmup, steps=steps) for step in finished]
+    before = [learning_rate(step - 1, rate=rate, warmup=warmup, steps=steps) for step in finished]
     ramps = [entropy_weight(step, weight=1.0, ramp=ramp) for step in finished]
     np.testing.assert_array_equal(rates, golden[f"{name}_lr_used"])
+    np.testing.assert_array_equal(before, golden[f"{name}_rate_function"])  # theirs counts the step that is run
     np.testing.assert_array_equal(ramps, golden[f"{name}_entropy_ramp"])
 
 

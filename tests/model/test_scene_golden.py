@@ -199,6 +199,20 @@ def test_evaluation_mode_is_golden(file: str, golden_arrays: Arrays, fills: dict
         near(steps.raw.transpose(0, 1), golden["eval_latents"], 1e-5)
 
 
+@pytest.mark.parametrize(("variant", "tolerance"), [("one_step cond_", 3e-4), ("one_step_hash ", 1e-5)])
+def test_stages_of_the_backbone_are_golden(
+    variant: str, tolerance: float, golden_arrays: Arrays, fills: dict[str, Fill]
+) -> None:
+    steps, golden = golden_steps(variant, golden_arrays, fills, torch.float32)
+    seen: list[Tensor] = []
+    for stage in steps.model.encoder.backbone.complete_model.segformer.stages:
+        stage.register_forward_hook(lambda _, __, out: seen.append(out))
+    steps.model.encoder.backbone(steps.images)
+    assert len(seen) == 4
+    for i, maps in enumerate(seen):
+        near(maps[0, ::4], golden[f"stage{i}_sub"], tolerance)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_first_step_is_golden(variant: str, golden_arrays: Arrays, fills: dict[str, Fill]) -> None:
     """May change only if the method, torch or transformers compute something else."""
