@@ -273,7 +273,7 @@ def _introduction() -> str:
     """What ``astseg --help`` says first."""
     return (
         "Find, separate and redraw the objects in unlabelled images. Begin with: astseg demo."
-        f" Presets: {', '.join(PRESETS)}."
+        f" Presets: {', '.join(PRESETS)}; what is in them: astseg presets."
     )
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from astseg.arguments import parse
+from astseg.arguments import Presets, parse
+from astseg.provenance import preset_list, preset_sheet
 from astseg.types import UserError
 
 __all__ = ["main", "run"]
@@ -23,6 +24,10 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command; its exit code."""
     try:
         command = parse(arguments)
+        if isinstance(command, Presets):  # at once, without torch
+            lines = preset_list() if command.name is None else preset_sheet(command.name)
+            print("\n".join(lines))
+            return 0
         from astseg import commands  # loads torch
 
         return commands.run(command)

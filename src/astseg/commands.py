@@ -34,7 +34,6 @@ from astseg.model.segformer import licence_notice
 from astseg.outputs import write_whole
 from astseg.predict import Segmenter, segment_folder
 from astseg.progress import Reporter, require_tensorboard
-from astseg.provenance import preset_list, preset_sheet
 from astseg.reference import import_reference
 from astseg.train import choose_background_width, default_device, train
 from astseg.types import SceneArrays, UserError
@@ -57,7 +56,6 @@ def run(command: Any) -> int:
         arguments.Evaluate: evaluate_run,
         arguments.Segment: segment_input,
         arguments.Demo: demo,
-        arguments.Presets: show_presets,
         arguments.ImportReference: import_weights,
     }
     return actions[type(command)](command, console)
@@ -172,7 +170,8 @@ def evaluate_run(command: arguments.Evaluate, console: Console) -> int:
         text = comparison_table(measured, published)
         write_whole(command.table, lambda part: part.write_text(text, encoding="utf-8"))
     mean, deviation = over_runs(measured)
-    console.print(figures(mean, deviation, title=f"{measured[0].result.count} scenes, {len(measured)} runs"))
+    runs = f", {len(measured)} runs" if len(measured) > 1 else ""
+    console.print(figures(mean, deviation, title=f"{measured[0].result.count} scenes{runs}"))
     console.print(described(measured[0].circumstances))
     return 0
 
@@ -246,17 +245,6 @@ def import_weights(command: arguments.ImportReference, console: Console) -> int:
     told = f"; other than in preset {command.preset}, by the shapes in the file: {' '.join(differing)}"
     console.print(f"{command.out} holds the weights of {command.file}{told if differing else ''}")
     console.print(f"next: astseg evaluate {command.out} DATA")
-    return 0
-
-
-def show_presets(command: arguments.Presets, console: Console) -> int:
-    """``astseg presets``."""
-    if command.name is None:
-        for line in preset_list():
-            console.print(line)
-    else:
-        for line in preset_sheet(command.name):
-            console.print(line)
     return 0
 
 
