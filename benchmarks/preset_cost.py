@@ -121,7 +121,7 @@ def background_step(model: AstSeg, images: Tensor) -> Tensor:
 
 def object_step(model: AstSeg, images: Tensor, background: Tensor | None) -> Tensor:
     """Loss of phases 2 and 3."""
-    output = model(images, background)
+    output = model(images, background, layers=False)
     return reconstruction_loss(output.reconstruction, images) + 1e-2 * pixel_entropy_loss(output.weights)
 
 

@@ -69,6 +69,7 @@ class Steps:
         self.images = (golden["images_u8"].float() / 255).to(dtype)
         self.backgrounds = (golden["backgrounds_u8"].float() / 255).to(dtype)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.90, 0.98), eps=1e-9)
+        self.layers = True  # False: the way that training takes
         self.raw = torch.zeros(())  # latents before they are brought into their ranges, B x K x (2 + F)
         model.encoder.refinement.register_forward_hook(self.keep)
 
@@ -76,7 +77,7 @@ class Steps:
         self.pooled, self.raw = inputs[0], raw
 
     def forward(self) -> Tensor:
-        self.output = self.model(self.images, self.backgrounds)
+        self.output = self.model(self.images, self.backgrounds, layers=self.layers)
         self.reconstruction_loss = reconstruction_loss(self.output.reconstruction, self.images)
         self.entropy_loss = pixel_entropy_loss(self.output.weights)
         return self.reconstruction_loss + 1e-2 * self.entropy_loss
@@ -251,10 +252,12 @@ def test_gradient_of_every_tensor_is_golden(golden_arrays: Arrays, fills: dict[s
         assert_norms_near(norms, golden[f"{part}_tensor_grad_norms"], smallest=1e-7)
 
 
+@pytest.mark.parametrize("layers", [True, False])
 @pytest.mark.parametrize("variant", ["one_step bg1_", "one_step cond_", "one_step_hash "])
-def test_three_steps_are_golden(variant: str, golden_arrays: Arrays, fills: dict[str, Fill]) -> None:
+def test_three_steps_are_golden(variant: str, layers: bool, golden_arrays: Arrays, fills: dict[str, Fill]) -> None:
     """With ``bg1_`` rounding noise is as large as the change from the second step on, so only its start is compared."""
     steps, golden = golden_steps(variant, golden_arrays, fills, torch.float32)
+    steps.layers = layers
     ours = steps.run()
     near(ours["losses"][0], golden["losses"][0], 1e-6)
     if variant == "one_step bg1_":
@@ -266,12 +269,14 @@ def test_three_steps_are_golden(variant: str, golden_arrays: Arrays, fills: dict
     near(ours["bg_logit_after_3_steps"], golden["bg_logit_after_3_steps"], 1e-6)
 
 
+@pytest.mark.parametrize("layers", [True, False])
 @pytest.mark.parametrize(
     ("variant", "tolerance"), [("one_step bg1_", 1e-7), ("one_step cond_", 1e-8), ("one_step_hash ", 1e-8)]
 )
 def test_three_steps_in_double_precision_are_golden(
     variant: str,
     tolerance: float,
+    layers: bool,
     golden_arrays: Arrays,
     fills: dict[str, Fill],
     monkeypatch: pytest.MonkeyPatch,
@@ -280,6 +285,7 @@ def test_three_steps_in_double_precision_are_golden(
     exact_positions = ops.cell_positions
     monkeypatch.setattr(ops, "cell_positions", lambda *size, **to: exact_positions(*size, **to).float().to(to["dtype"]))
     steps, golden = golden_steps(variant, golden_arrays, fills, torch.float64)
+    steps.layers = layers
     ours = steps.run()
     for key in ("losses", "reconstruction_losses"):
         near(ours[key], golden[f"{key}_f64"], tolerance)
