@@ -129,6 +129,7 @@ def test_the_run_folder_says_where_it_is_from(content: dict[str, Any], settings:
     card = (tmp_path / "run" / "README.md").read_text()
     assert "trained by the authors' program" in card
     assert "not for commercial use" in card
+    assert "log.jsonl" not in card
 
 
 def test_names_of_2022_are_the_same_weights(content: dict[str, Any], tmp_path: Path) -> None:

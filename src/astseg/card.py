@@ -51,7 +51,8 @@ def write_card(
         f" batch {objects.batch}, learning rate {objects.learning_rate:g}, guidance {objects.guidance:g}",
         *([f"- {notice}"] if notice else []),
         "",
-        "Every setting is in `config.json`, every number of the training in `log.jsonl`, pictures in `panels/`.",
+        "Every setting is in `config.json`"
+        + ("." if about.get("imported") else ", every number of the training in `log.jsonl`, pictures in `panels/`."),
         "",
         "```python",
         "from astseg import Segmenter",

@@ -22,7 +22,7 @@ class PublishedFigures(NamedTuple):
 
 _OWN = "Sauvalle and de La Fortelle, WACV 2023"
 _OTHERS = "Karazija, Laina and Rupprecht, NeurIPS 2021 (CLEVRTEX)"
-_COMPARED = "read in a comparison of 2025"
+_COMPARED = "read in a comparison of 2025, unchecked"
 _MEMORY = "from memory, unchecked"
 
 # Model: ARI-FG and mIoU on CLEVR, CLEVRTEX, its out-of-distribution set and its camouflage set.
