@@ -20,7 +20,8 @@ RANK = {
     **dict.fromkeys(["config", "ops"], 1),
     **dict.fromkeys(["data", "guidance", "losses", "metrics", "model"], 2),
     **dict.fromkeys(
-        ["batches", "checkpoint", "clock", "interruption", "objectives", "outputs", "presets", "progress", "provenance", "published", "schedule"],
+        ["batches", "checkpoint", "clock", "interruption", "objectives", "outputs", "presets", "progress", "provenance"]
+        + ["published", "schedule"],
         3,
     ),
     **dict.fromkeys(["arguments", "card", "evaluate", "predict", "train", "watch"], 4),

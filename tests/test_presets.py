@@ -48,6 +48,8 @@ REFERENCE: dict[str, Any] = {
 }
 NOT_OURS: dict[str, Any] = {  # what this package adds is off in the published presets
     "model.refinement": "paper",
+    "model.look": 0,
+    "objects.guided_steps": 0,
     "model.reference": False,
     "model.background_form": "paper",
     "model.pixel_activation": False,

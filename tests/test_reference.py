@@ -257,6 +257,8 @@ def change(content: dict[str, Any], how: str) -> Any:
         content["generator"]["glimpse_generator.0.weight"] = torch.zeros(8, 128, 2, 2)
     elif how == "background of another size":
         background["generator"] = background_tensors("128x128_complexity_False")[1]
+    elif how == "sides":
+        encoder["feature_vector_embedding.weight"] = torch.zeros(13)
     elif how == "nothing":
         return {"weights": torch.zeros(3)}
     elif how == "a tensor":
@@ -278,6 +280,7 @@ def change(content: dict[str, Any], how: str) -> Any:
         ("latents", "latents of 13 numbers and 7 for appearance"),
         ("generator", "glimpse generator of 128 channels, which is not for images of 64x64"),
         ("background of another size", "does not fit its model"),
+        ("sides", "other names or sides than the reference's"),
         ("nothing", "none of the reference's modules"),
         ("a tensor", "none of the reference's modules"),
     ],

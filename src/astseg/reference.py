@@ -94,10 +94,13 @@ def import_reference(file: Path, out: Path, config: Config, *, preset: str, back
         raise UserError(f"'{out}' holds a run already: choose another folder")
     files = [file] if background is None else [file, background]
     found: Tensors = {}
-    for one in files:
-        found |= our_names(read_tensors(one))
     told = " and ".join(f"'{one}'" for one in files)
-    config = replace(config, model=infer_model(found, config.model, told=told))
+    try:
+        for one in files:
+            found |= our_names(read_tensors(one))
+        config = replace(config, model=infer_model(found, config.model, told=told))
+    except (ValueError, IndexError):  # a number or a side that is not where it should be
+        raise UserError(f"{told} holds tensors of other names or sides than the reference's: give its file") from None
     model = build(replace(config.model, backbone_weights=None))
     _load(model, found, told=told)
     digest = hashlib.sha256(b"".join(hashlib.sha256(one.read_bytes()).digest() for one in files)).hexdigest()[:16]
@@ -232,6 +235,8 @@ def infer_model(tensors: Mapping[str, Tensor], base: ModelConfig, *, told: str) 
         reference=scale_numbers == 1,
         backbone=backbone,
         backbone_weights=pretrained,
+        glimpse_width=1,
+        look=0,
         refinement="paper",
         transformer_width=width,
         transformer_layers=_count(tensors, "encoder.refinement.transformer.layers."),
