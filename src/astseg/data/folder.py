@@ -24,6 +24,7 @@ class FolderSource:
     """Every picture under a folder, in natural order (``frame_2`` before ``frame_10``), without hidden files."""
 
     has_labels = False
+    benchmark = None
     crop = 1.0
 
     def __init__(self, path: Path) -> None:
