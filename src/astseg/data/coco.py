@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from astseg.types import UserError
 
@@ -102,14 +101,26 @@ def _mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
             raise ValueError(f"its size is {segmentation['size']}, the picture's {[height, width]}")
         counts = segmentation["counts"]
         return _from_runs(_uncompressed(counts) if isinstance(counts, str) else counts, height, width)
-    canvas = Image.new("1", (width, height))
-    draw = ImageDraw.Draw(canvas)
+    mask = np.zeros((height, width), np.bool_)
     for polygon in segmentation:
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"a polygon has {len(polygon)} numbers, expected x and y of three points or more")
-        # COCO counts from the corner of a pixel, Pillow from its middle.
-        draw.polygon([float(value) - 0.5 for value in polygon], fill=1)
-    return np.asarray(canvas, np.bool_)
+        mask |= _inside(np.asarray(polygon, np.float64).reshape(-1, 2), height, width)
+    return mask
+
+
+def _inside(points: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:
+    """Pixels whose middle lies inside a polygon: those with an odd number of its edges to their left."""
+    if not np.isfinite(points).all():
+        raise ValueError("a polygon has coordinates that are no numbers")
+    inside = np.zeros((height, width), np.bool_)
+    rows, columns = np.arange(height) + 0.5, np.arange(width) + 0.5
+    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
+        crossed = np.flatnonzero((rows > min(y0, y1)) & (rows <= max(y0, y1)))
+        if len(crossed):
+            crossing = x0 + (rows[crossed] - y0) * (x1 - x0) / (y1 - y0)
+            inside[crossed] ^= columns > crossing[:, None]
+    return inside
 
 
 def _from_runs(counts: list[int], height: int, width: int) -> NDArray[np.bool_]:
