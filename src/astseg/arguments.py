@@ -13,6 +13,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
 from astseg.config import Config, override, to_dict
+from astseg.data.sources import Reading
 from astseg.presets import PRESETS, preset
 from astseg.types import UserError
 
@@ -49,22 +50,42 @@ class Scenes:
     """How many work at once; the result does not depend on it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """Which scenes of a source are taken, and how they come to the size of the model."""
+
+    split: str = "all"
+    """Which scenes: all, train, val, test, or a slice such as :-50."""
+    crop: float | None = None
+    """Centre crop, as a part of the short side; by default what the data set declares (evaluate: as in training)."""
+    fit: Literal["crop", "letterbox", "squeeze"] | None = None
+    """How pictures of other proportions fit in: cut off, between bars, or squeezed; by default crop (evaluate: as in
+    training)."""
+    camera: int | None = None
+    """ShapeStacks: one camera alone."""
+    stride: int = 1
+    """Videos: one frame of so many."""
+    frames: int | None = None
+    """Videos: at most so many frames of each."""
+
+    @property
+    def reading(self) -> Reading:
+        """What is read. Raises UserError for a value outside its range."""
+        return Reading(self.camera, self.stride, self.frames)
+
+
 @dataclass(frozen=True)
-class TrainBackground:
+class TrainBackground(Taken):
     """Learn the background alone: phase 1 of the curriculum. Goes on where the run folder stands."""
 
     data: Positional[Path]
-    """Scenes: a .npz file, a folder in the CLEVRTEX layout, or a folder of images."""
+    """Scenes: a data set, a cache, a folder of images or a video; docs/datasets.md lists what is recognised."""
     out: Path
     """Run folder."""
     preset: str = DEFAULT_PRESET
     """Named settings."""
     config: Path | None = None
     """YAML or JSON file with settings, laid over the preset."""
-    split: str = "all"
-    """Which scenes: all, train, val, test, or a slice such as :-50."""
-    crop: float | None = None
-    """Centre crop, as a part of the short side; by default what the data set declares."""
     seed: int = 0
     """Seed of weights, batches and dropout."""
     minutes: float | None = None
@@ -90,7 +111,7 @@ class Train(TrainBackground):
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Taken):
     """Measure a run on scenes with masks."""
 
     run: Positional[Path]
@@ -99,10 +120,6 @@ class Evaluate:
     """Scenes, as for train."""
     json: Path | None = None
     """Write the figures there too, besides RUN/metrics.json."""
-    split: str = "all"
-    """Which scenes: all, train, val, test, or a slice such as -50: ."""
-    crop: float | None = None
-    """Centre crop, as a part of the short side; by default that of the training."""
     protocol: Literal["astseg", "reference", "clevrtex"] = "astseg"
     """How the figures are defined."""
     batch_size: int = 64
@@ -116,9 +133,11 @@ class Segment:
     run: Positional[Path]
     """Run folder."""
     input: Positional[Path]
-    """An image or a folder of images."""
+    """An image, a folder of images, a video, or scenes as for train."""
     out: Path
     """Folder for the results."""
+    fit: Literal["crop", "letterbox", "squeeze"] | None = None
+    """How images of other proportions fit in; by default letterbox if the run was trained so, else squeeze."""
     batch_size: int = 32
     """Images at a time."""
     every: bool = False

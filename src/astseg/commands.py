@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,7 +15,7 @@ from astseg import __version__, arguments
 from astseg.card import write_card
 from astseg.checkpoint import RunFolder, load_model, write_json
 from astseg.config import Config
-from astseg.data import fingerprint, index_hash, load_scenes, open_source, select
+from astseg.data import fingerprint, load_scenes, open_source, select, source_hash
 from astseg.demo import run_demo
 from astseg.evaluate import Evaluation, evaluate
 from astseg.model.scene import build
@@ -73,7 +72,7 @@ def train_run(command: arguments.Train | arguments.TrainBackground, console: Con
     if not whole and config.objects.scenario == "baseline":
         raise UserError("the scenario 'baseline' learns the background with the objects: use 'astseg train'")
     folder = RunFolder(command.out)
-    scenes = load(console, command.data, config, selection=command.split, crop=command.crop)
+    scenes = load(console, command, config, crop=command.crop, fit=command.fit or "crop")
     if config.model.background_width == "auto":
         width = background_width(console, folder, config, scenes, seed=command.seed)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, background_width=width))
@@ -88,6 +87,7 @@ def train_run(command: arguments.Train | arguments.TrainBackground, console: Con
         "data": str(command.data),
         "split": command.split,
         "crop": command.crop,
+        "fit": command.fit or "crop",
         "images": len(scenes),
         "fingerprint": fingerprint(scenes),
     }
@@ -132,7 +132,8 @@ def background_width(console: Console, folder: RunFolder, config: Config, scenes
 def spelled(command: arguments.TrainBackground) -> str:
     """The arguments of the command that goes on where this one ends."""
     options = {"out": command.out, "preset": command.preset, "config": command.config, "split": command.split}
-    options |= {"crop": command.crop, "seed": command.seed}
+    options |= {"crop": command.crop, "seed": command.seed, "fit": command.fit, "camera": command.camera}
+    options |= {"stride": command.stride, "frames": command.frames}
     usual = {field.name: field.default for field in dataclasses.fields(command)}
     words = [f"--{name} {value}" for name, value in options.items() if value != usual[name]]
     settings = arguments.spelled_settings(command.settings, arguments.usual_settings(command.preset, command.config))
@@ -146,11 +147,12 @@ def evaluate_run(command: arguments.Evaluate, console: Console) -> int:
     model, config = load_model(command.run)
     _, about = RunFolder(command.run).load_config()
     crop = command.crop if command.crop is not None else about.get("crop")
-    selection = command.split
-    scenes = load(console, command.data, config, selection=selection, crop=crop)
+    fit = command.fit or about.get("fit", "crop")
+    scenes = load(console, command, config, crop=crop, fit=fit)
     if scenes.labels is None:
         console.print("these scenes have no masks: only figures that need none are given")
-    indices = select(open_source(command.data), selection)
+    source = open_source(command.data, command.reading)
+    split_hash = source_hash(source, select(source, command.split))
     with progress_bar(console, "evaluate", len(scenes)) as advance:
         result = evaluate(
             model,
@@ -164,8 +166,9 @@ def evaluate_run(command: arguments.Evaluate, console: Console) -> int:
         **result.summary(),
         "protocol": result.protocol,
         "data": str(command.data),
-        "split": selection,
-        "split_hash": index_hash(indices),
+        "split": command.split,
+        "split_hash": split_hash,
+        "fit": fit,
         "size": list(config.model.image_size),
         "seed": about.get("seed"),
     }
@@ -187,6 +190,7 @@ def segment_input(command: arguments.Segment, console: Console) -> int:
             command.out,
             batch_size=command.batch_size,
             every=command.every,
+            fit=command.fit,
             progress=advance,
         )
     console.print(f"{summary.objects} objects in {summary.images} images: {command.out}")
@@ -205,15 +209,17 @@ def demo(command: arguments.Demo, console: Console) -> int:
 
 
 def load(
-    console: Console, data: Path, config: Config, *, selection: str = "all", crop: float | None = None
+    console: Console, command: arguments.TrainBackground | arguments.Evaluate, config: Config, *, crop: Any, fit: str
 ) -> SceneArrays:
     """The scenes at the size of the model, their labels checked against its slots."""
     with progress_bar(console, "read", None) as advance:
         return load_scenes(
-            data,
+            command.data,
             size=config.model.image_size,
-            selection=selection,
+            selection=command.split,
             crop=crop,
+            fit=fit,
+            reading=command.reading,
             max_label=config.model.slots,
             progress=advance,
         )

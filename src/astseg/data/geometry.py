@@ -66,13 +66,20 @@ class Placement:
         if self.is_whole and self.picture == self.frame:
             return framed
         left, top, right, bottom = self.inner
-        width, height = self.box[2] - self.box[0], self.box[3] - self.box[1]
         resampling = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
         part = np.ascontiguousarray(framed[top:bottom, left:right])
-        part = np.asarray(Image.fromarray(part).resize((width, height), resampling))
+        return self.pasted(np.asarray(Image.fromarray(part).resize(self.box_size[::-1], resampling)))
+
+    @property
+    def box_size(self) -> tuple[int, int]:
+        """(height, width) of the part of the picture that is kept."""
+        return self.box[3] - self.box[1], self.box[2] - self.box[0]
+
+    def pasted(self, part: NDArray[Any]) -> NDArray[Any]:
+        """What belongs to the kept part, of its size, in an array of the picture's size that is 0 elsewhere."""
         if part.shape[:2] == self.picture:
             return part
-        whole = np.zeros((*self.picture, *framed.shape[2:]), framed.dtype)
+        whole = np.zeros((*self.picture, *part.shape[2:]), part.dtype)
         whole[self.box[1] : self.box[3], self.box[0] : self.box[2]] = part
         return whole
 

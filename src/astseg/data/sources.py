@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from astseg.data.benchmark import Benchmark
 
-__all__ = ["Reading", "SceneSource", "index_hash", "open_source", "select"]
+__all__ = ["Reading", "SceneSource", "index_hash", "open_source", "select", "source_hash"]
 
 _SPLITS = ("train", "val", "test")
 _SLICE = re.compile(r"(-?[0-9]+)?:(-?[0-9]+)?(?::(-?[0-9]+)?)?")
@@ -189,3 +189,9 @@ def select(source: SceneSource, selection: str) -> list[int]:
 def index_hash(indices: Sequence[int]) -> str:
     """12 hexadecimal digits that name a choice of scenes and their order: SHA-256 of the comma-separated indices."""
     return hashlib.sha256(",".join(str(int(index)) for index in indices).encode()).hexdigest()[:12]
+
+
+def source_hash(source: SceneSource, indices: Sequence[int]) -> str:
+    """:func:`index_hash` of scenes as their first source counts them: a cache gives that of what it was made from."""
+    original = getattr(source, "original", None)
+    return index_hash(indices if original is None else original(indices))
