@@ -20,11 +20,12 @@ RANK = {
     **dict.fromkeys(["config", "ops"], 1),
     **dict.fromkeys(["data", "guidance", "losses", "metrics", "model"], 2),
     **dict.fromkeys(
-        ["batches", "checkpoint", "clock", "interruption", "objectives", "outputs", "presets", "progress", "schedule"],
+        ["batches", "checkpoint", "clock", "interruption", "objectives", "outputs", "presets", "progress", "schedule"]
+        + ["terminal"],
         3,
     ),
-    **dict.fromkeys(["arguments", "card", "evaluate", "predict", "train", "watch"], 4),
-    **dict.fromkeys(["demo"], 5),
+    **dict.fromkeys(["arguments", "card", "contact", "evaluate", "predict", "train", "watch"], 4),
+    **dict.fromkeys(["data_commands", "demo"], 5),
     **dict.fromkeys(["commands"], 6),
     **dict.fromkeys(["cli"], 7),
 }

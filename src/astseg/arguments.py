@@ -18,6 +18,7 @@ from astseg.presets import PRESETS, preset
 from astseg.types import UserError
 
 __all__ = [
+    "CheckData",
     "Demo",
     "Evaluate",
     "Scenes",
@@ -175,9 +176,30 @@ class Demo:
                 raise UserError(f"{name} is {count}, expected at least 1")
 
 
+@dataclass(frozen=True)
+class CheckData:
+    """Tell what a data set holds and everything that is wrong with it; exit with 2 if anything is."""
+
+    data: Positional[Path]
+    """A data set, as for train."""
+    slots: int | None = None
+    """Largest number of objects: labels above it are told; by default the paper's for its data sets."""
+    pictures: bool = False
+    """Draw a contact sheet of some scenes."""
+    out: Path = Path("check-data.png")
+    """Where the contact sheet goes."""
+    camera: int | None = None
+    """ShapeStacks: one camera alone."""
+    stride: int = 1
+    """Videos: one frame of so many."""
+    frames: int | None = None
+    """Videos: at most so many frames of each."""
+
+
 Command = (
     Annotated[Demo, subcommand("demo")]
     | Annotated[Scenes, subcommand("scenes")]
+    | Annotated[CheckData, subcommand("check-data")]
     | Annotated[Train, subcommand("train")]
     | Annotated[TrainBackground, subcommand("train-background")]
     | Annotated[Evaluate, subcommand("evaluate")]

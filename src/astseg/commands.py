@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from astseg import __version__, arguments
@@ -16,12 +14,14 @@ from astseg.card import write_card
 from astseg.checkpoint import RunFolder, load_model, write_json
 from astseg.config import Config
 from astseg.data import fingerprint, load_scenes, open_source, select, source_hash
+from astseg.data_commands import check_data
 from astseg.demo import run_demo
 from astseg.evaluate import Evaluation, evaluate
 from astseg.model.scene import build
 from astseg.model.segformer import licence_notice
 from astseg.predict import Segmenter, segment_folder
 from astseg.progress import Reporter, require_tensorboard
+from astseg.terminal import progress_bar
 from astseg.train import choose_background_width, default_device, train
 from astseg.types import SceneArrays, UserError
 from astseg.watch import PanelWatch, few
@@ -38,6 +38,7 @@ def run(command: Any) -> int:
     console = Console(soft_wrap=True, markup=False, highlight=False)
     actions: dict[type, Callable[[Any, Console], int]] = {
         arguments.Scenes: make_scenes,
+        arguments.CheckData: check_data,
         arguments.Train: train_run,
         arguments.TrainBackground: train_run,
         arguments.Evaluate: evaluate_run,
@@ -233,12 +234,3 @@ def figures(result: Evaluation) -> Table:
     for name, value in result.mean.items():
         table.add_row(name, f"{value:.4f}")
     return table
-
-
-@contextlib.contextmanager
-def progress_bar(console: Console, title: str, total: int | None) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing elsewhere; gives a function of the number done and the total."""
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done, of: bar.update(task, completed=done, total=of)

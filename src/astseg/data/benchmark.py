@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Benchmark"]
+from astseg.types import UserError
+
+__all__ = ["Benchmark", "NoSplitError"]
+
+
+class NoSplitError(UserError):
+    """The source does not say which scenes are for training and which for testing, or not of this split."""
 
 
 @dataclass(frozen=True)

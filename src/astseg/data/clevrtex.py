@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from astseg.data.benchmark import Benchmark
+from astseg.data.benchmark import Benchmark, NoSplitError
 from astseg.data.pictures import read_labels, read_rgb
 from astseg.types import UserError
 
@@ -116,7 +116,7 @@ class ClevrtexSource:
             UserError: The variant is ``outd``, which is a test set as a whole and has no splits.
         """
         if self._variant == "outd":
-            raise UserError(f"'{self._root}' is the outd variant, which has no '{name}' split: use 'all'")
+            raise NoSplitError(f"'{self._root}' is the outd variant, which has no '{name}' split: use 'all'")
         start, stop = (int(fraction * len(self)) for fraction in _SPLITS[name])
         return list(range(start, stop))
 

@@ -6,6 +6,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from astseg.data.benchmark import NoSplitError
 from astseg.data.pictures import PICTURE_SUFFIXES, read_rgb
 from astseg.types import UserError
 
@@ -59,7 +60,7 @@ class FolderSource:
 
     def split(self, name: str) -> list[int]:
         """Refuse: a plain folder declares no splits."""
-        raise UserError(
+        raise NoSplitError(
             f"'{self._root}' is a {self.name}, which has no '{name}' split: use 'all' or a slice such as ':-50'"
         )
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from astseg.data.benchmark import Benchmark
+from astseg.data.benchmark import Benchmark, NoSplitError
 from astseg.data.clevrtex import CLEVRTEX
 from astseg.data.labels import renumbered
 from astseg.data.shapestacks import SHAPESTACKS
@@ -135,7 +135,7 @@ class Hdf5Source:
             for index in range(part.start, part.start + len(part.images))
         ]
         if not chosen:
-            raise UserError(f"'{self._path}' has no '{name}' split: use 'all' or a slice such as ':-500'")
+            raise NoSplitError(f"'{self._path}' has no '{name}' split: use 'all' or a slice such as ':-500'")
         return chosen
 
     def _add(self, group: str, images: Any, masks: Any) -> None:

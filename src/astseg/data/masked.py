@@ -15,6 +15,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from astseg.data.benchmark import NoSplitError
 from astseg.data.coco import CocoMasks, read_coco
 from astseg.data.folder import FolderSource
 from astseg.data.labels import renumbered
@@ -186,4 +187,4 @@ def _of_one_size(labels: NDArray[np.uint8], image: NDArray[np.uint8], name: str)
 
 
 def _no_split(path: Path, kind: str, name: str) -> UserError:
-    return UserError(f"'{path}' is a {kind}, which has no '{name}' split: use 'all' or a slice such as ':-50'")
+    return NoSplitError(f"'{path}' is a {kind}, which has no '{name}' split: use 'all' or a slice such as ':-50'")

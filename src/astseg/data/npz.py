@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from astseg.data.benchmark import NoSplitError
 from astseg.data.labels import compact_labels
 from astseg.types import UserError
 
@@ -89,7 +90,7 @@ class NpzSource:
             UserError: The file carries no splits.
         """
         if self._split is None:
-            raise UserError(f"'{self._path}' has no '{name}' split: use 'all' or a slice such as ':-500'")
+            raise NoSplitError(f"'{self._path}' has no '{name}' split: use 'all' or a slice such as ':-500'")
         return [int(index) for index in np.flatnonzero(self._split == (0 if name == "train" else 1))]
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from astseg.data.benchmark import Benchmark
+from astseg.data.benchmark import Benchmark, NoSplitError
 from astseg.data.pictures import read_rgb
 from astseg.types import UserError
 
@@ -124,7 +124,7 @@ class ShapeStacksSource:
         folders.sort(key=lambda folder: folder.name != "default")
         file = next((f / end for f in folders for end in _SPLIT_FILES[name] if (f / end).is_file()), None)
         if file is None:
-            raise UserError(f"'{self._root}' has no '{name}' split: expected splits/default/{_SPLIT_FILES[name][0]}")
+            raise NoSplitError(f"'{self._root}' has no '{name}' split: expected splits/default/{_SPLIT_FILES[name][0]}")
         scenarios = {line.strip() for line in file.read_text().splitlines()} - {""}
         missing = sorted(scenarios - {scene.scenario for scene in self._scenes})
         if missing:

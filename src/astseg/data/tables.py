@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from astseg.data.benchmark import NoSplitError
 from astseg.data.hdf5 import SPLIT_NAMES
 from astseg.data.labels import renumbered
 from astseg.data.pictures import read_label_numbers, read_rgb
@@ -127,7 +128,7 @@ class TableSource:
             for index in range(chunk.start, chunk.start + chunk.rows)
         ]
         if not chosen:
-            raise UserError(f"'{self._path}' has no '{name}' split: use 'all' or a slice such as ':-500'")
+            raise NoSplitError(f"'{self._path}' has no '{name}' split: use 'all' or a slice such as ':-500'")
         return chosen
 
     def _chunk(self, index: int) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from astseg.data.benchmark import Benchmark
+from astseg.data.benchmark import Benchmark, NoSplitError
 from astseg.data.example import BrokenExampleError, byte_list, features
 from astseg.data.forward import Forward
 from astseg.data.records import Record, RecordFile
@@ -98,7 +98,9 @@ class TFRecordSource:
         if self._variant is not None:
             if name == "test":
                 return list(range(count))
-            raise UserError(f"'{self._path}' is the test set {self._variant}, which has no '{name}' split: use 'all'")
+            raise NoSplitError(
+                f"'{self._path}' is the test set {self._variant}, which has no '{name}' split: use 'all'"
+            )
         start, stop = {"test": (0, 1), "val": (1, 2), "train": (2, 10)}[name]
         return list(range(count * start // 10, count * stop // 10))
 

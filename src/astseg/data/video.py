@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from astseg.data.benchmark import NoSplitError
 from astseg.data.forward import Forward
 from astseg.types import UserError
 
@@ -79,7 +80,9 @@ class VideoSource:
 
     def split(self, name: str) -> list[int]:
         """Refuse: videos declare no splits."""
-        raise UserError(f"'{self._root}' is {self.name}, which has no '{name}' split: use 'all' or a slice as ':-50'")
+        raise NoSplitError(
+            f"'{self._root}' is {self.name}, which has no '{name}' split: use 'all' or a slice as ':-50'"
+        )
 
 
 def list_videos(path: Path) -> list[str]:
