@@ -14,7 +14,7 @@ from astseg.card import write_card
 from astseg.checkpoint import RunFolder, load_model, write_json
 from astseg.config import Config
 from astseg.data import fingerprint, load_scenes, open_source, select, source_hash
-from astseg.data_commands import check_data
+from astseg.data_commands import cached_if_large, check_data, prepare_data
 from astseg.demo import run_demo
 from astseg.evaluate import Evaluation, evaluate
 from astseg.model.scene import build
@@ -39,6 +39,7 @@ def run(command: Any) -> int:
     actions: dict[type, Callable[[Any, Console], int]] = {
         arguments.Scenes: make_scenes,
         arguments.CheckData: check_data,
+        arguments.Prepare: prepare_data,
         arguments.Train: train_run,
         arguments.TrainBackground: train_run,
         arguments.Evaluate: evaluate_run,
@@ -213,6 +214,12 @@ def load(
     console: Console, command: arguments.TrainBackground | arguments.Evaluate, config: Config, *, crop: Any, fit: str
 ) -> SceneArrays:
     """The scenes at the size of the model, their labels checked against its slots."""
+    if isinstance(command, arguments.TrainBackground):
+        size = config.model.image_size
+        beside = command.out.with_name(command.out.name + "-cache")
+        cache = cached_if_large(console, command, size=size, fit=fit, crop=crop, out=beside)
+        if cache is not None:
+            return load_scenes(cache, size=size, max_label=config.model.slots)
     with progress_bar(console, "read", None) as advance:
         return load_scenes(
             command.data,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -9,8 +10,11 @@ from rich.table import Table
 
 from astseg import arguments
 from astseg.contact import contact_sheet
-from astseg.data import Reading, SceneSource, open_source
+from astseg.data import Reading, SceneSource, open_source, select
+from astseg.data.cache import prepare
+from astseg.data.cached import CachedSource
 from astseg.data.check import Check, check_source
+from astseg.data.loading import IN_MEMORY
 from astseg.outputs import save_picture
 from astseg.terminal import progress_bar
 from astseg.types import UserError
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["check_data"]
+__all__ = ["cached_if_large", "check_data", "prepare_data"]
 
 SHOWN = 24
 """Scenes on a contact sheet."""
@@ -30,6 +34,8 @@ def check_data(command: arguments.CheckData, console: Console) -> int:
     source = open_source(command.data, Reading(command.camera, command.stride, command.frames))
     with progress_bar(console, "check", None) as advance:
         check = check_source(source, slots=command.slots, progress=advance)
+    if isinstance(source, CachedSource):
+        check.problems += source.verify()
     console.print(described(check, str(command.data)))
     for problem in check.problems:
         console.print(f"wrong: {problem}")
@@ -40,6 +46,60 @@ def check_data(command: arguments.CheckData, console: Console) -> int:
         raise UserError(f"'{command.data}' holds no scenes: check the path")
     console.print(f"{len(check.problems)} wrong" if check.problems else "nothing wrong")
     return 2 if check.problems else 0
+
+
+def prepare_data(command: arguments.Prepare, console: Console) -> int:
+    """``astseg prepare``."""
+    with progress_bar(console, "prepare", None) as advance:
+        cache = prepare(
+            command.data,
+            command.out,
+            size=command.size,
+            selection=command.split,
+            fit=command.fit or "crop",
+            crop=command.crop,
+            reading=command.reading,
+            processes=command.processes,
+            progress=advance,
+        )
+    height, width = cache.size
+    console.print(
+        f"{len(cache)} scenes of {height}x{width} in {command.out}; next: astseg train {command.out} --out RUN"
+    )
+    return 0
+
+
+def cached_if_large(
+    console: Console,
+    command: arguments.Taken,
+    *,
+    size: tuple[int, int],
+    fit: str,
+    crop: float | None,
+    out: Path,
+) -> Path | None:
+    """A cache of what a training command names, where the scenes would fill the memory; None: they would not."""
+    assert isinstance(command, arguments.TrainBackground)
+    source = open_source(command.data, command.reading)
+    if isinstance(source, CachedSource):
+        return None
+    count = len(select(source, command.split))
+    if count * size[0] * size[1] * 4 <= IN_MEMORY:
+        return None
+    console.print(f"{count} scenes are many: preparing them in {out}, once")
+    with progress_bar(console, "prepare", count) as advance:
+        prepare(
+            command.data,
+            out,
+            size=size,
+            selection=command.split,
+            fit=fit,
+            crop=crop,
+            reading=command.reading,
+            processes=2,
+            progress=advance,
+        )
+    return out
 
 
 def described(check: Check, path: str) -> Table:

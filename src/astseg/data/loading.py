@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from astseg.data.cached import CachedSource
 from astseg.data.geometry import FITS, place
 from astseg.data.sources import Reading, SceneSource, open_source, select
 from astseg.types import SceneArrays, UserError
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = ["fingerprint", "fitted", "load_scenes"]
 
+IN_MEMORY = 2**30
+"""Bytes; scenes of a cache that take more are read from it as they are needed."""
+
 _TOLD = 5
+_PART = 256
 
 
 def load_scenes(
@@ -39,6 +44,7 @@ def load_scenes(
     skip_incomplete: bool = False,
     fit: str = "crop",
     reading: Reading | None = None,
+    memory: int = IN_MEMORY,
 ) -> SceneArrays:
     """Read scenes into memory, resized: bilinear for images (averaging where it shrinks), nearest for masks.
 
@@ -54,6 +60,7 @@ def load_scenes(
         skip_incomplete: Leave out scenes of which a file is missing, instead of refusing them.
         fit: ``crop``, ``letterbox`` or ``squeeze``, see :mod:`astseg.data.geometry`; only ``crop`` heeds the crop.
         reading: What of the source is taken; None: everything.
+        memory: Scenes of a cache that take more bytes than this stay on disk and are read as they are indexed.
 
     Returns:
         The scenes in the order of the selection, whatever the order of reading.
@@ -68,6 +75,10 @@ def load_scenes(
         indices = [index for index in indices if source.problem(index) is None]
         if not indices:
             raise UserError(f"none of the scenes '{selection}' in '{path}' is complete: choose others")
+    if isinstance(source, CachedSource) and target in (None, source.size):
+        if crop not in (None, 1.0):
+            raise UserError(f"'{path}' was cropped when it was prepared, expected no crop: leave it out")
+        return _from_cache(source, indices, str(path), selection, max_label, memory)
     share = crop if crop is not None else (1.0 if target is None else source.crop)
     images, labels, problems = _read_all(source, indices, target, fit, share, progress)
     if labels is not None and max_label is not None:
@@ -80,13 +91,37 @@ def load_scenes(
     return SceneArrays(images=images, labels=labels, names=names, source=words)
 
 
+def _from_cache(
+    source: CachedSource, indices: list[int], path: str, selection: str, max_label: int | None, memory: int
+) -> SceneArrays:
+    """Scenes of a cache at the size they have there, in memory or, if they are many, on disk."""
+    images = source.images.chosen(indices)
+    labels = None if source.labels is None else source.labels.chosen(indices)
+    if labels is not None and max_label is not None and source.highest_label > max_label:
+        highest = [int(labels[start : start + _PART].max()) for start in range(0, len(labels), _PART)]
+        if max(highest) > max_label:
+            begin = int(np.argmax(highest)) * _PART
+            names = [source.scene_name(index) for index in indices[begin : begin + _PART]]
+            told = _too_high(labels[begin : begin + _PART], names, max_label)[0]
+            raise UserError(f"1 problem in '{path}': {told}")
+    height, width = source.size
+    in_memory = len(indices) * height * width * 4 <= memory
+    return SceneArrays(
+        images=images[:] if in_memory else images,
+        labels=labels[:] if in_memory and labels is not None else labels,
+        names=tuple(source.scene_name(index) for index in indices) if in_memory else source.names_of(indices),
+        source=f"{path} ({source.name}), {selection}: {len(indices)} of {len(source)} scenes",
+    )
+
+
 def fingerprint(arrays: SceneArrays) -> str:
     """16 hexadecimal digits that change with any pixel, label or shape: SHA-256 of the images, then the labels."""
     digest = hashlib.sha256()
     for array in (arrays.images, arrays.labels):
         if array is not None:
-            digest.update(repr(array.shape).encode())
-            digest.update(np.ravel(array).data)
+            digest.update(repr(tuple(array.shape)).encode())
+            for start in range(0, len(array), _PART):
+                digest.update(np.ascontiguousarray(array[start : start + _PART]).data)
     return digest.hexdigest()[:16]
 
 

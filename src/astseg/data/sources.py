@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from astseg.data.cached import find_cache
 from astseg.data.clevrtex import find_clevrtex
 from astseg.data.folder import FolderSource
 from astseg.data.hdf5 import HDF5_SUFFIXES, Hdf5Source
@@ -123,6 +124,8 @@ def open_source(path: str | os.PathLike[str], reading: Reading = _EVERYTHING) ->
 
 def _open_folder(path: Path, reading: Reading) -> SceneSource:
     """The data set in a folder; what is most particular is looked for first."""
+    if (cache := find_cache(path)) is not None:
+        return cache
     for find in (find_clevrtex, find_records, lambda folder: find_shapestacks(folder, reading.camera), find_tables):
         if (source := find(path)) is not None:
             return source
