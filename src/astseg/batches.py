@@ -61,7 +61,7 @@ class Batches:
     def take(self, indices: Tensor, mirrored: Tensor) -> Tensor:
         """Some images, B x 3 x H x W in [0, 1], those of them that ``mirrored`` marks seen in a mirror."""
         if self.images is not None:
-            return mirror(images_to_tensor(self.images[indices]), mirrored)
+            return mirror(images_to_tensor(self.images.index_select(0, indices)), mirrored)
         assert self.stored is not None
         return mirror(images_to_tensor(self.stored[indices.cpu().numpy()], device=self.device), mirrored)
 

@@ -152,13 +152,17 @@ def _plan(
 
 def _splits(source: SceneSource, indices: Sequence[int]) -> dict[str, list[list[int]]]:
     """Numbers of the prepared scenes by split of the source, as ranges."""
-    place = {index: number for number, index in enumerate(indices)}
     splits = {}
+    numbers = np.asarray(indices)
+    order = np.argsort(numbers, kind="stable")
     for name in ("train", "val", "test"):
         try:
-            splits[name] = ranges([place[index] for index in source.split(name) if index in place])
+            wanted = np.asarray(source.split(name))
         except NoSplitError:
             continue
+        at = np.searchsorted(numbers, wanted, sorter=order).clip(max=len(numbers) - 1)
+        found = order[at]
+        splits[name] = ranges(found[numbers[found] == wanted].tolist())
     return splits
 
 

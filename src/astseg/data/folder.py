@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from typing import TYPE_CHECKING
 
 from astseg.data.benchmark import NoSplitError
@@ -90,6 +91,9 @@ def _list_pictures(root: Path) -> list[str]:
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:
-    """Sort key that orders runs of digits by value; the name itself breaks ties such as ``1`` and ``01``."""
+    """Sort key that orders runs of digits by value; the name itself breaks ties such as ``1`` and ``01``.
+
+    Texts are interned: the keys of all names are in memory at once, and have most of their texts in common.
+    """
     parts = re.split(r"([0-9]+)", name)
-    return [int(part) if position % 2 else part for position, part in enumerate(parts)], name
+    return [int(part) if position % 2 else sys.intern(part) for position, part in enumerate(parts)], name

@@ -34,7 +34,7 @@ def masked_crc32c(data: bytes) -> int:
     """Checksum of TFRecord files: CRC-32C, rotated and shifted so that checksums of checksums stay sound.
 
     >>> hex(masked_crc32c(b"123456789"))
-    '0xc8e5ad31'
+    '0xc78ab0e5'
     """
     crc = int(google_crc32c.value(data))
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
@@ -191,7 +191,7 @@ class _Unpacked:
 
     def _some(self, size: int) -> bytes:
         """At least one byte and at most ``size``, or nothing at the end."""
-        part = self._file.read(size) if self._unpacker is None else self._unpack(size)
+        part = self._file.read(min(size, _CHUNK)) if self._unpacker is None else self._unpack(size)
         self.offset += len(part)
         return part
 
