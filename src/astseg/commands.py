@@ -214,7 +214,8 @@ def load(
     console: Console, command: arguments.TrainBackground | arguments.Evaluate, config: Config, *, crop: Any, fit: str
 ) -> SceneArrays:
     """The scenes at the size of the model, their labels checked against its slots."""
-    if isinstance(command, arguments.TrainBackground):
+    training = isinstance(command, arguments.TrainBackground)
+    if isinstance(command, arguments.TrainBackground) and config.augment.copies == 1:
         size = config.model.image_size
         beside = command.out.with_name(command.out.name + "-cache")
         cache = cached_if_large(console, command, size=size, fit=fit, crop=crop, out=beside)
@@ -228,6 +229,8 @@ def load(
             crop=crop,
             fit=fit,
             reading=command.reading,
+            augment=config.augment if training else None,
+            seed=command.seed if isinstance(command, arguments.TrainBackground) else 0,
             max_label=config.model.slots,
             progress=advance,
         )

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from astseg.data.augment import variant
 from astseg.data.cached import CachedSource
 from astseg.data.geometry import FITS, place
 from astseg.data.sources import Reading, SceneSource, open_source, select
@@ -23,7 +25,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from astseg.config import AugmentConfig
+
 __all__ = ["fingerprint", "fitted", "load_scenes"]
+
+Scene = tuple["NDArray[np.uint8]", "NDArray[np.uint8] | None"]
+
+LARGEST_AUGMENTED = 4 * 2**30
+"""Bytes; variants are kept in memory."""
 
 IN_MEMORY = 2**30
 """Bytes; scenes of a cache that take more are read from it as they are needed."""
@@ -45,6 +54,8 @@ def load_scenes(
     fit: str = "crop",
     reading: Reading | None = None,
     memory: int = IN_MEMORY,
+    augment: AugmentConfig | None = None,
+    seed: int = 0,
 ) -> SceneArrays:
     """Read scenes into memory, resized: bilinear for images (averaging where it shrinks), nearest for masks.
 
@@ -61,6 +72,8 @@ def load_scenes(
         fit: ``crop``, ``letterbox`` or ``squeeze``, see :mod:`astseg.data.geometry`; only ``crop`` heeds the crop.
         reading: What of the source is taken; None: everything.
         memory: Scenes of a cache that take more bytes than this stay on disk and are read as they are indexed.
+        augment: Make variants; those of a scene follow it. Only for collections that fit into memory with them.
+        seed: Seed of the variants.
 
     Returns:
         The scenes in the order of the selection, whatever the order of reading.
@@ -75,20 +88,47 @@ def load_scenes(
         indices = [index for index in indices if source.problem(index) is None]
         if not indices:
             raise UserError(f"none of the scenes '{selection}' in '{path}' is complete: choose others")
-    if isinstance(source, CachedSource) and target in (None, source.size):
+    copies = 1 if augment is None else augment.copies
+    if isinstance(source, CachedSource) and target in (None, source.size) and copies == 1:
         if crop not in (None, 1.0):
             raise UserError(f"'{path}' was cropped when it was prepared, expected no crop: leave it out")
         return _from_cache(source, indices, str(path), selection, max_label, memory)
     share = crop if crop is not None else (1.0 if target is None else source.crop)
-    images, labels, problems = _read_all(source, indices, target, fit, share, progress)
+    if target is not None and copies > 1 and len(indices) * copies * target[0] * target[1] * 4 > LARGEST_AUGMENTED:
+        gigabytes = len(indices) * copies * target[0] * target[1] * 4 / 1e9
+        raise UserError(f"{copies} variants of {len(indices)} scenes take {gigabytes:.0f} GB: take fewer copies")
+    read = partial(_variants, source, target, fit, share, augment, seed)
+    images, labels, problems = _read_all(source, indices, read, copies, progress)
     if labels is not None and max_label is not None:
-        problems = _too_high(labels, [source.scene_name(index) for index in indices], max_label) + problems
+        problems = _too_high(labels[::copies], [source.scene_name(index) for index in indices], max_label) + problems
     if problems or images is None:
         told = "; ".join(problems[:_TOLD]) + (f"; and {len(problems) - _TOLD} more" if len(problems) > _TOLD else "")
         raise UserError(f"{len(problems)} problem{'s' * (len(problems) > 1)} in '{path}': {told}")
-    names = tuple(source.scene_name(index) for index in indices)
+    plain = [source.scene_name(index) for index in indices]
+    names = tuple(f"{name}#{copy}" if copy else name for name in plain for copy in range(copies))
     words = f"{path} ({source.name}), {selection}: {len(indices)} of {len(source)} scenes"
+    if copies > 1:
+        words += f", {copies} variants of each"
     return SceneArrays(images=images, labels=labels, names=names, source=words)
+
+
+def _variants(
+    source: SceneSource,
+    target: tuple[int, int] | None,
+    fit: str,
+    crop: float,
+    augment: AugmentConfig | None,
+    seed: int,
+    index: int,
+) -> list[Scene]:
+    """A scene at the size asked for, and its variants after it."""
+    if augment is None or augment.copies == 1:
+        return [fitted(source, index, target, fit=fit, crop=crop)]
+    image, mask = source.read(index)
+    where = place((image.shape[0], image.shape[1]), target, fit=fit, crop=crop)
+    first = where.image(image), None if mask is None else where.labels(mask)
+    generators = [np.random.default_rng([seed, index, copy]) for copy in range(1, augment.copies)]
+    return [first, *(variant(image, mask, where, augment, generator) for generator in generators)]
 
 
 def _from_cache(
@@ -144,16 +184,15 @@ def _target(
 def _read_all(
     source: SceneSource,
     indices: list[int],
-    target: tuple[int, int] | None,
-    fit: str,
-    crop: float,
+    read: Callable[[int], list[Scene]],
+    copies: int,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[NDArray[np.uint8] | None, NDArray[np.uint8] | None, list[str]]:
     """Images and labels of the scenes, zeros where one could not be read, and what is wrong with those."""
 
-    def read(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None] | str:
+    def try_to_read(index: int) -> list[Scene] | str:
         try:
-            return fitted(source, index, target, fit=fit, crop=crop)
+            return read(index)
         except UserError as error:
             return str(error)
 
@@ -163,24 +202,25 @@ def _read_all(
     # Pillow decodes and resizes without the interpreter lock; four threads also fill two busy cores.
     pool = ThreadPoolExecutor(max_workers=4)
     try:
-        for position, result in enumerate(pool.map(read, indices)):
+        for position, result in enumerate(pool.map(try_to_read, indices)):
             if progress is not None:
                 progress(position + 1, len(indices))
             if isinstance(result, str):
                 problems.append(result)
                 continue
-            image, mask = result
+            image, mask = result[0]
             if images is None:
-                images = np.zeros((len(indices), *image.shape), np.uint8)
+                images = np.zeros((len(indices) * copies, *image.shape), np.uint8)
                 labels = None if mask is None else np.zeros(images.shape[:3], np.uint8)
             if image.shape != images.shape[1:]:
                 got, expected = "{}x{}".format(*image.shape), "{1}x{2}".format(*images.shape)
                 name = source.scene_name(indices[position])
                 problems.append(f"'{name}' is {got} but the first scene is {expected}: choose one size for all")
                 continue
-            images[position] = image
-            if labels is not None and mask is not None:
-                labels[position] = mask
+            for place_of, (one, its_mask) in enumerate(result, start=position * copies):
+                images[place_of] = one
+                if labels is not None and its_mask is not None:
+                    labels[place_of] = its_mask
     finally:
         pool.shutdown(cancel_futures=True)
     return images, labels, problems
