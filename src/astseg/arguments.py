@@ -206,7 +206,7 @@ class Prepare(Taken):
     out: Positional[Path]
     """Folder to make."""
     size: tuple[int, int] | None = None
-    """Height and width; by default the paper's for its data sets, else 128 128."""
+    """Height and width; by default the paper's for its data sets, else the pictures' own up to 128 128."""
     processes: int = 2
     """How many work at once; the result does not depend on it."""
 

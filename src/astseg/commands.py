@@ -14,7 +14,7 @@ from astseg.card import write_card
 from astseg.checkpoint import RunFolder, load_model, write_json
 from astseg.config import Config
 from astseg.data import fingerprint, load_scenes, open_source, select, source_hash
-from astseg.data_commands import cached_if_large, check_data, prepare_data
+from astseg.data_commands import cached_if_large
 from astseg.demo import run_demo
 from astseg.evaluate import Evaluation, evaluate
 from astseg.model.scene import build
@@ -38,8 +38,6 @@ def run(command: Any) -> int:
     console = Console(soft_wrap=True, markup=False, highlight=False)
     actions: dict[type, Callable[[Any, Console], int]] = {
         arguments.Scenes: make_scenes,
-        arguments.CheckData: check_data,
-        arguments.Prepare: prepare_data,
         arguments.Train: train_run,
         arguments.TrainBackground: train_run,
         arguments.Evaluate: evaluate_run,

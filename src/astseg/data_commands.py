@@ -1,4 +1,4 @@
-"""What the commands on data sets do: look at them, and bring them into the form that trains fast."""
+"""What the commands on data sets do: look at them, and bring them into the form that trains fast. No torch here."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from astseg import arguments
-from astseg.contact import contact_sheet
 from astseg.data import Reading, SceneSource, open_source, select
 from astseg.data.cache import prepare
 from astseg.data.cached import CachedSource
 from astseg.data.check import Check, check_source
 from astseg.data.loading import IN_MEMORY
-from astseg.outputs import save_picture
 from astseg.terminal import progress_bar
 from astseg.types import UserError
 
@@ -23,10 +21,22 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["cached_if_large", "check_data", "prepare_data"]
+__all__ = ["cached_if_large", "check_data", "prepare_data", "run"]
 
 SHOWN = 24
 """Scenes on a contact sheet."""
+
+
+def run(command: arguments.CheckData | arguments.Prepare) -> int:
+    """Run a parsed command; its exit code.
+
+    Raises:
+        UserError: A mistake of the user.
+    """
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    if isinstance(command, arguments.CheckData):
+        return check_data(command, console)
+    return prepare_data(command, console)
 
 
 def check_data(command: arguments.CheckData, console: Console) -> int:
@@ -40,6 +50,9 @@ def check_data(command: arguments.CheckData, console: Console) -> int:
     for problem in check.problems:
         console.print(f"wrong: {problem}")
     if command.pictures and check.read:
+        from astseg.contact import contact_sheet  # loads torch
+        from astseg.outputs import save_picture
+
         save_picture(contact_sheet(shown_scenes(source, check.count)), command.out)
         console.print(f"look at {command.out}")
     if not check.read and not check.problems:

@@ -157,7 +157,9 @@ def test_the_same_call_again_does_nothing_and_another_is_refused(archive: Path, 
 
 def test_sizes_that_nobody_asked_for(rooms_file: Path, archive: Path, tmp_path: Path) -> None:
     assert prepare(rooms_file, tmp_path / "rooms").size == (64, 64)
-    assert prepare(archive, tmp_path / "own", selection=":2").size == (128, 128)
+    assert prepare(archive, tmp_path / "own", selection=":2").size == (HEIGHT, WIDTH)
+    np.savez(tmp_path / "wide.npz", images=np.zeros((1, 20, 129, 3), np.uint8))
+    assert prepare(tmp_path / "wide.npz", tmp_path / "wide").size == (128, 128)
     found = open_source(tmp_path / "rooms")
     assert found.benchmark is not None and found.benchmark == open_source(rooms_file).benchmark
     np.testing.assert_array_equal(found.read(7)[0], open_source(rooms_file).read(7)[0])

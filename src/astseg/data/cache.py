@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_SIZE", "prepare"]
 
 DEFAULT_SIZE = (128, 128)
-"""Where neither the caller nor the paper says another."""
+"""Where neither the caller nor the paper says another; scenes that are smaller keep the size of the first."""
 
 SHARD_BYTES = 2**25
 """Images and labels of one shard together; what a process holds in memory."""
@@ -69,7 +69,8 @@ def prepare(
     Args:
         path: Anything :func:`astseg.data.open_source` recognises.
         out: A new or empty folder, or one in which the same call was interrupted.
-        size: (H, W); None: the paper's for its data sets, else :data:`DEFAULT_SIZE`.
+        size: (H, W); None: the paper's for its data sets, else that of the first scene, or :data:`DEFAULT_SIZE` where
+            that is larger.
         selection: Which scenes, see :func:`astseg.data.select`.
         fit: How pictures of other proportions fit in, see :mod:`astseg.data.geometry`.
         crop: Centre crop; None: what the source declares.
@@ -86,13 +87,13 @@ def prepare(
     source = open_source(path, reading)
     if isinstance(source, CachedSource):
         raise UserError(f"'{path}' is a cache already: train from it")
-    size = size or (source.benchmark.image_size if source.benchmark else DEFAULT_SIZE)
+    indices = select(source, selection)
+    size = size or _usual_size(source, indices)
     if min(size) < 1:
         raise UserError(f"size is {size}, expected 1 pixel or more a side")
     crop = source.crop if crop is None else crop
     if not 0 < crop <= 1:
         raise UserError(f"crop is {crop}, expected a part of the short side above 0 and at most 1")
-    indices = select(source, selection)
     plan = _plan(path, source, indices, size=size, fit=fit, crop=crop, selection=selection, reading=reading)
     if _begin(out, plan) and (finished := find_cache(out)) is not None:
         return finished
@@ -118,6 +119,19 @@ def prepare(
     cache = find_cache(out)
     assert cache is not None
     return cache
+
+
+def _usual_size(source: SceneSource, indices: Sequence[int]) -> tuple[int, int]:
+    """The size to prepare at where nobody says one."""
+    if source.benchmark is not None:
+        return source.benchmark.image_size
+    for index in indices:
+        try:
+            height, width, _ = source.read(index)[0].shape
+        except UserError:  # told with all others, later
+            continue
+        return DEFAULT_SIZE if height > DEFAULT_SIZE[0] or width > DEFAULT_SIZE[1] else (height, width)
+    return DEFAULT_SIZE
 
 
 def _plan(
