@@ -140,9 +140,9 @@ def described(check: Check, path: str) -> Table:
 def shown_scenes(source: SceneSource, count: int) -> list[tuple[str, NDArray[np.uint8], NDArray[np.uint8] | None]]:
     """Some readable scenes, evenly spread."""
     shown = []
-    for index in range(0, count, max(1, count // SHOWN)):
+    for index in sorted({number * count // SHOWN for number in range(SHOWN)}):
         try:
             shown.append((source.scene_name(index), *source.read(index)))
         except UserError:
             continue
-    return shown[:SHOWN]
+    return shown

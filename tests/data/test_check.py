@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from astseg.data import index_hash, open_source
@@ -99,3 +100,28 @@ def test_splits_that_name_what_is_not_there(tmp_path: Path) -> None:
     check = check_source(open_source(tmp_path))
     assert not check.has_labels and list(check.splits) == ["all"]
     assert len(check.problems) == 1 and "names 1 scenarios that are not there (env_b)" in check.problems[0]
+
+
+REAL = [
+    ("clevr", 350),
+    ("clevrtex", 300),
+    ("clevr_with_masks", 100),
+    ("objects_room/objects_room_train.tfrecords", 2000),
+    ("objects_room/objects_room_64.npz", 5000),
+    ("shapestacks", 192),
+    ("shapestacks/shapestacks_64.npz", 4352),
+]
+
+
+@pytest.mark.dataset
+@pytest.mark.parametrize(("name", "count"), REAL)
+def test_nothing_is_wrong_with_the_real_data(dataset_root: Path, name: str, count: int) -> None:
+    check = check_source(open_source(dataset_root / name))
+    assert not check.problems
+    assert check.count == check.read == count and len(check.sizes) == 1 and check.highest_label > 2
+
+
+@pytest.mark.dataset
+def test_six_objects_are_too_many_for_three_slots(dataset_root: Path) -> None:
+    source = open_source(dataset_root / "objects_room" / "objects_room_six_objects.tfrecords")
+    assert check_source(source).problems and not check_source(source, slots=6).problems

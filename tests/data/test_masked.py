@@ -193,3 +193,13 @@ def test_a_coco_file_among_pictures(tmp_path: Path) -> None:
     coco(tmp_path / "more.json", [])
     with pytest.raises(UserError, match="holds 2 COCO files"):
         open_source(tmp_path)
+
+
+def test_the_folders_of_coco_itself(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "a.png")
+    (tmp_path / "annotations").mkdir()
+    coco(tmp_path / "annotations" / "instances.json", [[[2, 3, 20, 3, 20, 15, 2, 15]]])
+    source = open_source(tmp_path)
+    assert source.name == "pictures with COCO masks, instances.json" and source.problem(0) is None
+    labels = source.read(0)[1]
+    assert labels is not None and labels.sum() == 18 * 12

@@ -4,7 +4,7 @@
 
     OWN/images/a.jpg   OWN/masks/a.png          the same name, whatever the ending; subfolders as in images
     OWN/a.jpg          OWN/a_mask.png
-    OWN/a.jpg          OWN/annotations.json     COCO; the pictures may also lie in OWN/images
+    OWN/a.jpg          OWN/objects.json         COCO; pictures may lie in OWN/images, the json in OWN/annotations
 
 Labels are numbered 1, 2, ... in each picture, in their own order, so that 16-bit instance numbers fit.
 """
@@ -30,6 +30,8 @@ __all__ = ["CocoSource", "MaskedFolderSource", "find_masked"]
 
 _MASK_FOLDERS = ("masks", "labels", "annotations")
 _MASK_END = "_mask"
+_MOST_FILES = 16
+"""Json files that are looked into: more of them are something else, one beside each picture."""
 
 
 class MaskedFolderSource:
@@ -125,7 +127,12 @@ class CocoSource:
 
     def _file(self, index: int) -> Path | None:
         name = self._masks.files[index]
-        folders = (self._path.parent, self._path.parent / "images")
+        beside = self._path.parent
+        folders = (
+            (beside, beside / "images", above / "images")
+            if beside.name == "annotations"
+            else (beside, beside / "images")
+        )
         return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
@@ -140,17 +147,23 @@ def find_masked(path: Path) -> MaskedFolderSource | CocoSource | None:
         if masks is None:
             raise UserError(f"'{path}' is a json without 'images' and 'annotations', expected a COCO file")
         return CocoSource(path, masks)
-    found = [(file, masks) for file in sorted(path.glob("*.json")) if (masks := read_coco(file)) is not None]
+    files = sorted([*path.glob("*.json"), *path.glob("annotations/*.json")])
+    found = [(file, masks) for file in files[:_MOST_FILES] if (masks := read_coco(file)) is not None]
     if len(found) > 1:
         names = ", ".join(file.name for file, _ in found)
         raise UserError(f"'{path}' holds {len(found)} COCO files ({names}): name one of them")
     if found:
         return CocoSource(*found[0])
     for inside in _MASK_FOLDERS:
-        if (path / "images").is_dir() and (path / inside).is_dir():
+        if (path / "images").is_dir() and _has_pictures(path / inside):
             stems = [_by_stem(FolderSource(path / name), name) for name in ("images", inside)]
             return MaskedFolderSource(path, *stems)
     return _beside(path)
+
+
+def _has_pictures(folder: Path) -> bool:
+    """Whether there is a picture in a folder or below it."""
+    return any(file.suffix.lower() in PICTURE_SUFFIXES for file in folder.rglob("*"))
 
 
 def _beside(path: Path) -> MaskedFolderSource | None:
