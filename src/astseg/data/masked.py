@@ -128,11 +128,9 @@ class CocoSource:
     def _file(self, index: int) -> Path | None:
         name = self._masks.files[index]
         beside = self._path.parent
-        folders = (
-            (beside, beside / "images", above / "images")
-            if beside.name == "annotations"
-            else (beside, beside / "images")
-        )
+        folders = [beside, beside / "images"]
+        if beside.name == "annotations":
+            folders.append(beside.parent / "images")
         return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
