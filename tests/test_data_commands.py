@@ -100,6 +100,8 @@ def test_prepare_and_train_from_the_cache(
         fingerprints.append(about["fingerprint"])
     assert fingerprints[0] == fingerprints[1]
     hashes = []
+    config = tmp_path / "desk" / "run" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "crop": 1.0}))
     for data in (desk, cache):
         assert cli.run(["evaluate", str(tmp_path / "desk" / "run"), str(data), "--split", "train"]) == 0
         figures = json.loads((tmp_path / "desk" / "run" / "metrics.json").read_text())

@@ -14,6 +14,7 @@ from astseg.card import write_card
 from astseg.checkpoint import RunFolder, load_model, write_json
 from astseg.config import Config
 from astseg.data import fingerprint, load_scenes, open_source, select, source_hash
+from astseg.data.cached import CachedSource
 from astseg.data_commands import cached_if_large
 from astseg.demo import run_demo
 from astseg.evaluate import Evaluation, evaluate
@@ -146,12 +147,13 @@ def evaluate_run(command: arguments.Evaluate, console: Console) -> int:
         raise UserError(f"'{command.json}' is a folder, expected a file for the figures")
     model, config = load_model(command.run)
     _, about = RunFolder(command.run).load_config()
-    crop = command.crop if command.crop is not None else about.get("crop")
+    source = open_source(command.data, command.reading)
+    cropped = isinstance(source, CachedSource)  # when it was prepared
+    crop = command.crop if command.crop is not None or cropped else about.get("crop")
     fit = command.fit or about.get("fit", "crop")
     scenes = load(console, command, config, crop=crop, fit=fit)
     if scenes.labels is None:
         console.print("these scenes have no masks: only figures that need none are given")
-    source = open_source(command.data, command.reading)
     split_hash = source_hash(source, select(source, command.split))
     with progress_bar(console, "evaluate", len(scenes)) as advance:
         result = evaluate(
