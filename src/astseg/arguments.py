@@ -7,15 +7,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
 from astseg.config import Config, override, to_dict
-from astseg.data.sources import Reading
 from astseg.presets import PRESETS, preset
 from astseg.types import UserError
+
+if TYPE_CHECKING:
+    from astseg.data import Reading
 
 __all__ = [
     "CheckData",
@@ -73,6 +75,8 @@ class Taken:
     @property
     def reading(self) -> Reading:
         """What is read. Raises UserError for a value outside its range."""
+        from astseg.data import Reading  # loads numpy, for which --help should not wait
+
         return Reading(self.camera, self.stride, self.frames)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -100,13 +101,15 @@ def prepare(
     per_shard = max(1, SHARD_BYTES // (size[0] * size[1] * 4))
     shards = [indices[start : start + per_shard] for start in range(0, len(indices), per_shard)]
     job = _Job(path, out, reading, size, fit, crop, source.has_labels)
-    problems: list[str] = []
     done = 0
-    for number, found in _work(job, shards, processes, source):
-        problems += found
-        done += len(shards[number])
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
         if progress is not None:
             progress(done, len(indices))
+
+    problems = [problem for found in _work(job, shards, processes, source, advance) for problem in found]
     if problems:
         told = "; ".join(problems[:_TOLD]) + (f"; and {len(problems) - _TOLD} more" if len(problems) > _TOLD else "")
         raise UserError(f"{len(problems)} problem{'s' * (len(problems) > 1)} in '{path}': {told}")
@@ -208,24 +211,29 @@ def _begin(out: Path, plan: dict[str, Any]) -> bool:
 
 
 def _work(
-    job: _Job, shards: Sequence[Sequence[int]], processes: int, source: SceneSource
-) -> Iterator[tuple[int, list[str]]]:
-    """Write the shards, here or in processes; the number of each when it is finished, and what is wrong with it."""
+    job: _Job,
+    shards: Sequence[Sequence[int]],
+    processes: int,
+    source: SceneSource,
+    advance: Callable[[int], None],
+) -> Iterator[list[str]]:
+    """Write the shards, here or in processes; what is wrong with each, when it is finished."""
     if processes < 1:
         raise UserError(f"processes is {processes}, expected at least 1")
     left = [number for number in range(len(shards)) if not _is_whole(job, number)]
-    yield from ((number, []) for number in range(len(shards)) if number not in set(left))
+    advance(sum(map(len, shards)) - sum(len(shards[number]) for number in left))
     if min(processes, len(left)) <= 1:
         for number in left:
-            yield number, _write_shard(job, number, shards[number], source)
+            yield _write_shard(job, number, shards[number], source, advance)
         return
     context = multiprocessing.get_context("spawn")  # readers of other libraries do not all survive a fork
-    executor = ProcessPoolExecutor(min(processes, len(left)), mp_context=context)
+    executor = ProcessPoolExecutor(min(processes, len(left)), mp_context=context, initializer=_leave_stopping_to_parent)
     try:
         write = partial(_write_shard_elsewhere, job)
         pending = {executor.submit(write, number, shards[number]): number for number in left}
         for future in as_completed(pending):
-            yield pending.pop(future), future.result()
+            advance(len(shards[pending.pop(future)]))
+            yield future.result()
     finally:
         executor.shutdown(cancel_futures=True)
 
@@ -233,19 +241,27 @@ def _work(
 _opened: dict[_Job, SceneSource] = {}
 
 
+def _leave_stopping_to_parent() -> None:
+    """Ctrl-C reaches every process of a terminal; here it would only leave a trace of the stack."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _write_shard_elsewhere(job: _Job, number: int, indices: Sequence[int]) -> list[str]:
     """:func:`_write_shard` in a process of its own, which opens the source once."""
     if job not in _opened:
         _opened[job] = open_source(job.path, job.reading)
-    return _write_shard(job, number, indices, _opened[job])
+    return _write_shard(job, number, indices, _opened[job], lambda _: None)
 
 
-def _write_shard(job: _Job, number: int, indices: Sequence[int], source: SceneSource) -> list[str]:
+def _write_shard(
+    job: _Job, number: int, indices: Sequence[int], source: SceneSource, advance: Callable[[int], None]
+) -> list[str]:
     """Read the scenes of a shard and write its files, the mark that it is whole last; what is wrong with the scenes."""
     images = np.zeros((len(indices), *job.size, 3), np.uint8)
     labels = np.zeros((len(indices), *job.size), np.uint8) if job.has_labels else None
     problems = []
     for place, index in enumerate(indices):
+        advance(1)
         try:
             image, mask = fitted(source, index, job.size, fit=job.fit, crop=job.crop)
         except UserError as error:
