@@ -1,11 +1,15 @@
 """Batches repeat, and what is known of their images goes with them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from astseg.batches import Batches, FrozenBackground, freeze_background, mirror
+from astseg.batches import Batches, FrozenBackground, LiveBlobs, freeze_background, mirror
+from astseg.data import load_scenes
+from astseg.data.cache import prepare
 from astseg.data.synthetic import render_scenes
 from astseg.data.tensors import images_to_tensor
 from astseg.guidance import Blobs
@@ -97,3 +101,39 @@ def test_regions_are_found_where_the_background_does_not_explain() -> None:
 
 
 # Width of the background
+
+
+# Images that stay on disk
+
+
+@pytest.fixture
+def on_disk(scenes: SceneArrays, tmp_path: Path) -> SceneArrays:
+    np.savez(tmp_path / "a.npz", images=scenes.images)
+    prepare(tmp_path / "a.npz", tmp_path / "cache", size=(H, W))
+    stored = load_scenes(tmp_path / "cache", size=(H, W), memory=0)
+    assert not isinstance(stored.images, np.ndarray)
+    return stored
+
+
+def test_batches_from_disk_are_those_from_memory(scenes: SceneArrays, on_disk: SceneArrays) -> None:
+    pairs = [Batches(source, size=6, seed=5, flip=True, device=CPU) for source in (scenes, on_disk)]
+    for step in (0, 7):
+        for one, other in zip(*(batches.draw(step) for batches in pairs), strict=True):
+            assert torch.equal(one, other)
+    assert torch.equal(*(torch.cat(list(batches.in_order(4))) for batches in pairs))
+
+
+def test_regions_of_images_on_disk_are_found_as_they_are_needed(scenes: SceneArrays, on_disk: SceneArrays) -> None:
+    torch.manual_seed(0)
+    model = BackgroundModel((H, W), "small").eval()
+    kept, live = (
+        freeze_background(model, Batches(source, size=3, seed=0, flip=True, device=CPU), regions=4)
+        for source in (scenes, on_disk)
+    )
+    assert live.images is None and isinstance(live.blobs, LiveBlobs) and isinstance(kept.blobs, Blobs)
+    indices, straight = torch.tensor([4, 0, 9]), torch.zeros(3, dtype=torch.bool)
+    assert torch.equal(live.blobs.take(indices, straight).regions, kept.blobs.take(indices, straight).regions)
+    found = live.blobs.take(indices, torch.tensor([True, False, True]))
+    assert found.regions.shape == (3, H, W)
+    nothing = freeze_background(model, Batches(on_disk, size=3, seed=0, flip=False, device=CPU), regions=0)
+    assert nothing.images is None and nothing.blobs is None

@@ -120,6 +120,14 @@ def test_a_broken_configuration(run: RunFolder, text: str | bytes, message: str)
     one_line(error)
 
 
+def test_runs_from_before_there_were_variants(run: RunFolder) -> None:
+    run.save_config(CONFIG, seed=3)
+    values = json.loads((run.path / "config.json").read_text())
+    del values["augment"]
+    (run.path / "config.json").write_text(json.dumps(values))
+    assert run.load_config() == (CONFIG, {"seed": 3})
+
+
 def test_broken_and_other_weights(run: RunFolder) -> None:
     run.save_config(CONFIG)
     file = run.path / "model.safetensors"

@@ -21,11 +21,11 @@ RANK = {
     **dict.fromkeys(["data", "guidance", "losses", "metrics", "model"], 2),
     **dict.fromkeys(
         ["batches", "checkpoint", "clock", "interruption", "objectives", "outputs", "presets", "progress", "provenance"]
-        + ["published", "schedule"],
+        + ["published", "schedule", "terminal"],
         3,
     ),
-    **dict.fromkeys(["arguments", "card", "evaluate", "predict", "train", "watch"], 4),
-    **dict.fromkeys(["comparison", "demo", "reference"], 5),
+    **dict.fromkeys(["arguments", "card", "contact", "evaluate", "predict", "train", "watch"], 4),
+    **dict.fromkeys(["comparison", "data_commands", "demo", "reference"], 5),
     **dict.fromkeys(["commands"], 6),
     **dict.fromkeys(["cli"], 7),
 }

@@ -284,3 +284,46 @@ def test_nothing_is_written_where_something_is_wrong(segmenter: Segmenter, tmp_p
     with pytest.raises(UserError, match="batch_size"):
         segment_folder(segmenter, source, tmp_path / "out", batch_size=0)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.png", "foreign", "in", "thesis.txt"]
+
+
+# Pictures of other proportions
+
+
+def test_letterboxed_pictures_come_back_without_their_bars(segmenter: Segmenter) -> None:
+    image = picture(H, W - 14)
+    framed = np.zeros((H, W, 3), np.uint8)
+    framed[:, 7:-7] = image
+    inside, whole = segmenter.predict(image, fit="letterbox"), segmenter.predict(framed)
+    np.testing.assert_array_equal(inside.labels, whole.labels[:, 7:-7])
+    np.testing.assert_array_equal(inside.reconstruction, whole.reconstruction[:, 7:-7])
+    assert inside.layers.shape == (len(inside.objects), H, W - 14, 4)
+    known = {found.id: found for found in whole.objects}
+    for found in inside.objects:
+        assert found.position == pytest.approx((known[found.id].position[0] - 7, known[found.id].position[1]), abs=1e-3)
+        assert found.scale[0] == pytest.approx(known[found.id].scale[0] * (W - 14) / W)
+        assert found.scale[1] == pytest.approx(known[found.id].scale[1])
+    check(segmenter.predict(picture(90, 41), fit="letterbox"), (90, 41))
+
+
+def test_what_is_cropped_off_is_background(segmenter: Segmenter) -> None:
+    image = picture(H, W + 20)
+    cropped, middle = segmenter.predict(image, fit="crop"), segmenter.predict(image[:, 10:-10].copy())
+    np.testing.assert_array_equal(cropped.labels[:, 10:-10], middle.labels)
+    assert not cropped.labels[:, :10].any() and not cropped.background[:, -10:].any()
+    for found, other in zip(cropped.objects, middle.objects, strict=True):
+        assert found.position[0] == pytest.approx(other.position[0] + 10, abs=1e-3)
+        assert found.box[0] == other.box[0] + 10
+    check(segmenter.predict(picture(90, 41), fit="crop"), (90, 41))
+
+
+def test_a_run_that_was_letterboxed_segments_so(run_folder: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    config, _ = RunFolder(run_folder).load_config()
+    run.save_config(config, fit="letterbox")
+    (run.path / "model.safetensors").write_bytes((run_folder / "model.safetensors").read_bytes())
+    segmenter = Segmenter.from_pretrained(run.path, "cpu")
+    image = picture(90, 41)
+    assert same(segmenter.predict(image), segmenter.predict(image, fit="letterbox"))
+    assert not same(segmenter.predict(image), segmenter.predict(image, fit="squeeze"))
+    with pytest.raises(UserError, match="fit is 'stretch'"):
+        segmenter.predict(image, fit="stretch")

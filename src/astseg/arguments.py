@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
@@ -16,10 +16,15 @@ from astseg.config import Config, override, to_dict
 from astseg.presets import PRESETS, preset
 from astseg.types import UserError
 
+if TYPE_CHECKING:
+    from astseg.data import Reading
+
 __all__ = [
+    "CheckData",
     "Demo",
     "Evaluate",
     "ImportReference",
+    "Prepare",
     "Presets",
     "Scenes",
     "Segment",
@@ -51,22 +56,44 @@ class Scenes:
     """How many work at once; the result does not depend on it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """Which scenes of a source are taken, and how they come to the size of the model."""
+
+    split: str = "all"
+    """Which scenes: all, train, val, test, or a slice such as :-50."""
+    crop: float | None = None
+    """Centre crop, as a part of the short side; by default what the data set declares (evaluate: as in training)."""
+    fit: Literal["crop", "letterbox", "squeeze"] | None = None
+    """How pictures of other proportions fit in: cut off, between bars, or squeezed; by default crop (evaluate: as in
+    training)."""
+    camera: int | None = None
+    """ShapeStacks: one camera alone."""
+    stride: int = 1
+    """Videos: one frame of so many."""
+    frames: int | None = None
+    """Videos: at most so many frames of each."""
+
+    @property
+    def reading(self) -> Reading:
+        """What is read. Raises UserError for a value outside its range."""
+        from astseg.data import Reading  # loads numpy, for which --help should not wait
+
+        return Reading(self.camera, self.stride, self.frames)
+
+
 @dataclass(frozen=True)
-class TrainBackground:
+class TrainBackground(Taken):
     """Learn the background alone: phase 1 of the curriculum. Goes on where the run folder stands."""
 
     data: Positional[Path]
-    """Scenes: a .npz file, a folder in the CLEVRTEX layout, or a folder of images."""
+    """Scenes: a data set, a cache, a folder of images or a video; docs/datasets.md lists what is recognised."""
     out: Path
     """Run folder."""
     preset: str = DEFAULT_PRESET
     """Named settings."""
     config: Path | None = None
     """YAML or JSON file with settings, laid over the preset."""
-    split: str = "all"
-    """Which scenes: all, train, val, test, or a slice such as :-50."""
-    crop: float | None = None
-    """Centre crop, as a part of the short side; by default what the data set declares."""
     seed: int = 0
     """Seed of weights, batches and dropout."""
     minutes: float | None = None
@@ -92,7 +119,7 @@ class Train(TrainBackground):
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Taken):
     """Measure one run or several on scenes with masks; of several, mean and deviation."""
 
     paths: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...] DATA")]
@@ -105,10 +132,6 @@ class Evaluate:
     """Write a Markdown table there that puts the result beside published figures."""
     published: Literal["clevr", "clevrtex", "clevrtex-outd", "clevrtex-camo"] | None = None
     """Data set whose published figures the table holds; by default that of the run's preset."""
-    split: str = "all"
-    """Which scenes: all, train, val, test, or a slice such as -50: ."""
-    crop: float | None = None
-    """Centre crop, as a part of the short side; by default that of the training."""
     protocol: Literal["astseg", "reference", "clevrtex", "genesis"] = "astseg"
     """How the figures are defined: docs/evaluation.md."""
     batch_size: int = 64
@@ -143,9 +166,11 @@ class Segment:
     run: Positional[Path]
     """Run folder."""
     input: Positional[Path]
-    """An image or a folder of images."""
+    """An image, a folder of images, a video, or scenes as for train."""
     out: Path
     """Folder for the results."""
+    fit: Literal["crop", "letterbox", "squeeze"] | None = None
+    """How images of other proportions fit in; by default letterbox if the run was trained so, else squeeze."""
     batch_size: int = 32
     """Images at a time."""
     every: bool = False
@@ -207,9 +232,45 @@ class Demo:
                 raise UserError(f"{name} is {count}, expected at least 1")
 
 
+@dataclass(frozen=True)
+class CheckData:
+    """Tell what a data set holds and everything that is wrong with it; exit with 2 if anything is."""
+
+    data: Positional[Path]
+    """A data set, as for train."""
+    slots: int | None = None
+    """Largest number of objects: labels above it are told; by default the paper's for its data sets."""
+    pictures: bool = False
+    """Draw a contact sheet of some scenes."""
+    out: Path = Path("check-data.png")
+    """Where the contact sheet goes."""
+    camera: int | None = None
+    """ShapeStacks: one camera alone."""
+    stride: int = 1
+    """Videos: one frame of so many."""
+    frames: int | None = None
+    """Videos: at most so many frames of each."""
+
+
+@dataclass(frozen=True)
+class Prepare(Taken):
+    """Bring a data set into the form that trains fast: a cache of arrays. The same command goes on where it stopped."""
+
+    data: Positional[Path]
+    """A data set, as for train."""
+    out: Positional[Path]
+    """Folder to make."""
+    size: tuple[int, int] | None = None
+    """Height and width; by default the paper's for its data sets, else the pictures' own up to 128 128."""
+    processes: int = 2
+    """How many work at once; the result does not depend on it."""
+
+
 Command = (
     Annotated[Demo, subcommand("demo")]
     | Annotated[Scenes, subcommand("scenes")]
+    | Annotated[CheckData, subcommand("check-data")]
+    | Annotated[Prepare, subcommand("prepare")]
     | Annotated[Train, subcommand("train")]
     | Annotated[TrainBackground, subcommand("train-background")]
     | Annotated[Evaluate, subcommand("evaluate")]

@@ -6,9 +6,11 @@ the frozen backgrounds: curriculum training, phase 2 (paper, section 3); the reg
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ class Batches:
     """The training images on their device, and batches of them that depend on (seed, step) alone."""
 
     def __init__(self, scenes: SceneArrays, *, size: int, seed: int, flip: bool, device: torch.device) -> None:
-        """Move the images to the device.
+        """Move the images to the device; those of a large cache stay on disk.
 
         Args:
             scenes: The images; labels are not looked at.
@@ -36,7 +38,11 @@ class Batches:
             flip: Mirror every second image, at random.
             device: Where to train.
         """
-        self.images = torch.from_numpy(scenes.images.copy()).to(device)  # N x H x W x 3, uint8
+        stored = not isinstance(scenes.images, np.ndarray)
+        self.stored = scenes.images if stored else None  # N x H x W x 3, uint8, as is the next
+        self.images = None if stored else torch.from_numpy(np.array(scenes.images)).to(device)
+        self.shape = tuple(scenes.images.shape)
+        self.device = device
         self.size = size
         self.seed = seed
         self.flip = flip
@@ -48,13 +54,25 @@ class Batches:
             Images B x 3 x H x W in [0, 1]; indices B, which scenes; mirrored B, bool.
         """
         torch.manual_seed(self.seed * 1_000_003 + step)
-        indices = torch.randint(len(self.images), (self.size,)).to(self.images.device)
-        mirrored = (torch.rand(self.size) < (0.5 if self.flip else 0.0)).to(self.images.device)
-        return mirror(images_to_tensor(self.images[indices]), mirrored), indices, mirrored
+        indices = torch.randint(self.shape[0], (self.size,)).to(self.device)
+        mirrored = (torch.rand(self.size) < (0.5 if self.flip else 0.0)).to(self.device)
+        return self.take(indices, mirrored), indices, mirrored
+
+    def take(self, indices: Tensor, mirrored: Tensor) -> Tensor:
+        """Some images, B x 3 x H x W in [0, 1], those of them that ``mirrored`` marks seen in a mirror."""
+        if self.images is not None:
+            return mirror(images_to_tensor(self.images.index_select(0, indices)), mirrored)
+        assert self.stored is not None
+        return mirror(images_to_tensor(self.stored[indices.cpu().numpy()], device=self.device), mirrored)
 
     def in_order(self, size: int = 128) -> Iterator[Tensor]:
         """All images once, size x 3 x H x W at a time."""
-        return (images_to_tensor(part) for part in torch.split(self.images, size))
+        source = self.images if self.images is not None else self.stored
+        assert source is not None
+        return (
+            images_to_tensor(source[start : start + size], device=self.device)
+            for start in range(0, self.shape[0], size)
+        )
 
 
 def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
@@ -62,6 +80,28 @@ def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
     if not mirrored.any():
         return images
     return torch.where(mirrored.view(-1, *[1] * (images.ndim - 1)), images.flip(-1), images)
+
+
+@dataclass(frozen=True)
+class LiveBlobs:
+    """Regions of images that stay on disk, found anew for each batch; nothing grows with their number.
+
+    Attributes:
+        model: The frozen background model.
+        batches: Where the images are.
+        regions: R.
+    """
+
+    model: BackgroundModel
+    batches: Batches
+    regions: int
+
+    @torch.no_grad()
+    def take(self, indices: Tensor, mirrored: Tensor) -> Blobs:
+        """The regions of some images; mirrored: B bool, which of them are seen in a mirror."""
+        images = self.batches.take(indices, mirrored)
+        background, predicted_error = self.model(images)
+        return _find_regions(images, background, predicted_error, limit=self.regions).to(images.device)
 
 
 @dataclass(frozen=True)
@@ -74,7 +114,7 @@ class FrozenBackground:
     """
 
     images: Tensor | None
-    blobs: Blobs | None
+    blobs: Blobs | LiveBlobs | None
 
     def draw(self, indices: Tensor, mirrored: Tensor) -> Tensor | None:
         """The backgrounds of a batch, B x 3 x H x W, or None."""
@@ -90,6 +130,8 @@ def freeze_background(
 ) -> FrozenBackground:
     """Draw the background of every training image, and find the regions that differ from it.
 
+    Of images that stay on disk nothing is kept.
+
     Args:
         model: The trained background model.
         batches: The training images.
@@ -97,19 +139,26 @@ def freeze_background(
         storage: ``float16``, or ``uint8`` to round to 8 bits, as the reference's stored pictures are.
     """
     model.eval()
+    if batches.stored is not None:
+        return FrozenBackground(None, LiveBlobs(model, batches, regions) if regions else None)
     eight_bits = storage == "uint8"
-    keep = eight_bits or batches.images.numel() * 2 <= CACHE_BYTES  # in 8 bits they are as large as the images are
+    keep = eight_bits or math.prod(batches.shape) * 2 <= CACHE_BYTES  # in 8 bits they are as large as the images are
     drawn, found = [], []
     for images in batches.in_order():
         background, predicted_error = model(images)
         if keep:
             drawn.append((background * 255).round().byte() if eight_bits else background.half())
         if regions:
-            foreground, fringe = (
-                foreground_mask(images, background, predicted_error, strictness=strictness).cpu().numpy()
-                for strictness in (1.0, 0.5)
-            )
-            colours = colour_regions(foreground, fringe, images.cpu().numpy(), background.cpu().numpy())
-            found.append(find_blobs(colours, limit=regions))
-    blobs = Blobs.joined(found).to(batches.images.device) if regions else None
+            found.append(_find_regions(images, background, predicted_error, limit=regions))
+    blobs = Blobs.joined(found).to(batches.device) if regions else None
     return FrozenBackground(torch.cat(drawn) if keep else None, blobs)
+
+
+def _find_regions(images: Tensor, background: Tensor, predicted_error: Tensor, *, limit: int) -> Blobs:
+    """The regions of a batch that differ from its background."""
+    foreground, fringe = (
+        foreground_mask(images, background, predicted_error, strictness=strictness).cpu().numpy()
+        for strictness in (1.0, 0.5)
+    )
+    colours = colour_regions(foreground, fringe, images.cpu().numpy(), background.cpu().numpy())
+    return find_blobs(colours, limit=limit)

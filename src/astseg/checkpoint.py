@@ -87,7 +87,8 @@ class RunFolder:
             raise UserError(f"'{self.path}' has no config.json, expected a run folder made by 'astseg train'")
         try:
             values = json.loads(file.read_text())
-            parts = {name: values.pop(name) for name in to_dict(Config())}
+            # Runs from before there were variants know nothing of them.
+            parts = {name: values.pop(name) for name in to_dict(Config()) if name in values or name != "augment"}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"'{file}' is broken ({error}): restore it or train again") from None
         return from_dict(parts), values

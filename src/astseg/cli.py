@@ -1,5 +1,7 @@
 """The command line. Arguments are parsed first; torch is loaded only after that, with :mod:`astseg.commands`.
 
+The commands on data sets do without it.
+
 Exit codes: 0 done, 2 a mistake of the user, told in one line, 3 done but some files could not be read, 130 stopped.
 """
 
@@ -8,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from astseg.arguments import Presets, parse
+from astseg.arguments import CheckData, Prepare, Presets, parse
 from astseg.provenance import preset_list, preset_sheet
 from astseg.types import UserError
 
@@ -28,6 +30,10 @@ def run(arguments: Sequence[str]) -> int:
             lines = preset_list() if command.name is None else preset_sheet(command.name)
             print("\n".join(lines))
             return 0
+        if isinstance(command, CheckData | Prepare):
+            from astseg import data_commands
+
+            return data_commands.run(command)
         from astseg import commands  # loads torch
 
         return commands.run(command)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from astseg import __version__, arguments
@@ -26,7 +24,9 @@ from astseg.comparison import (
     write_per_image,
 )
 from astseg.config import Config
-from astseg.data import fingerprint, index_hash, load_scenes, open_source, select
+from astseg.data import fingerprint, load_scenes, open_source, select, source_hash
+from astseg.data.cached import CachedSource
+from astseg.data_commands import cached_if_large
 from astseg.demo import run_demo
 from astseg.evaluate import evaluate
 from astseg.model.scene import build
@@ -35,6 +35,7 @@ from astseg.outputs import write_whole
 from astseg.predict import Segmenter, segment_folder
 from astseg.progress import Reporter, require_tensorboard
 from astseg.reference import import_reference
+from astseg.terminal import progress_bar
 from astseg.train import choose_background_width, default_device, train
 from astseg.types import SceneArrays, UserError
 from astseg.watch import PanelWatch, few
@@ -86,7 +87,7 @@ def train_run(command: arguments.Train | arguments.TrainBackground, console: Con
     if not whole and config.objects.scenario == "baseline":
         raise UserError("the scenario 'baseline' learns the background with the objects: use 'astseg train'")
     folder = RunFolder(command.out)
-    scenes = load(console, command.data, config, selection=command.split, crop=command.crop)
+    scenes = load(console, command, config, crop=command.crop, fit=command.fit or "crop")
     if config.model.background_width == "auto":
         width = background_width(console, folder, config, scenes, seed=command.seed)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, background_width=width))
@@ -101,6 +102,7 @@ def train_run(command: arguments.Train | arguments.TrainBackground, console: Con
         "data": str(command.data),
         "split": command.split,
         "crop": command.crop,
+        "fit": command.fit or "crop",
         "images": len(scenes),
         "fingerprint": fingerprint(scenes),
     }
@@ -145,7 +147,8 @@ def background_width(console: Console, folder: RunFolder, config: Config, scenes
 def spelled(command: arguments.TrainBackground) -> str:
     """The arguments of the command that goes on where this one ends."""
     options = {"out": command.out, "preset": command.preset, "config": command.config, "split": command.split}
-    options |= {"crop": command.crop, "seed": command.seed}
+    options |= {"crop": command.crop, "seed": command.seed, "fit": command.fit, "camera": command.camera}
+    options |= {"stride": command.stride, "frames": command.frames}
     usual = {field.name: field.default for field in dataclasses.fields(command)}
     words = [f"--{name} {value}" for name, value in options.items() if value != usual[name]]
     settings = arguments.spelled_settings(command.settings, arguments.usual_settings(command.preset, command.config))
@@ -180,11 +183,14 @@ def measure(command: arguments.Evaluate, run: Path, console: Console) -> Measure
     """One run of ``astseg evaluate``, with what its figures mean nothing without."""
     model, config = load_model(run)
     _, about = RunFolder(run).load_config()
-    crop = command.crop if command.crop is not None else about.get("crop")
-    scenes = load(console, command.data, config, selection=command.split, crop=crop)
+    source = open_source(command.data, command.reading)
+    cropped = isinstance(source, CachedSource)  # when it was prepared
+    crop = command.crop if command.crop is not None or cropped else about.get("crop")
+    fit = command.fit or about.get("fit", "crop")
+    scenes = load(console, command, config, crop=crop, fit=fit)
     if scenes.labels is None:
         console.print("these scenes have no masks: only figures that need none are given")
-    source = open_source(command.data)
+    split_hash = source_hash(source, select(source, command.split))
     with progress_bar(console, f"evaluate {run}", len(scenes)) as advance:
         result = evaluate(
             model,
@@ -198,8 +204,9 @@ def measure(command: arguments.Evaluate, run: Path, console: Console) -> Measure
         "protocol": result.protocol,
         "data": str(command.data),
         "split": command.split,
-        "split_hash": index_hash(select(source, command.split)),
+        "split_hash": split_hash,
         "count": result.count,
+        "fit": fit,
         "size": list(config.model.image_size),
         "crop": source.crop if crop is None else crop,
         "seed": about.get("seed"),
@@ -217,6 +224,7 @@ def segment_input(command: arguments.Segment, console: Console) -> int:
             command.out,
             batch_size=command.batch_size,
             every=command.every,
+            fit=command.fit,
             progress=advance,
         )
     console.print(f"{summary.objects} objects in {summary.images} images: {command.out}")
@@ -249,15 +257,26 @@ def import_weights(command: arguments.ImportReference, console: Console) -> int:
 
 
 def load(
-    console: Console, data: Path, config: Config, *, selection: str = "all", crop: float | None = None
+    console: Console, command: arguments.TrainBackground | arguments.Evaluate, config: Config, *, crop: Any, fit: str
 ) -> SceneArrays:
     """The scenes at the size of the model, their labels checked against its slots."""
+    training = isinstance(command, arguments.TrainBackground)
+    if isinstance(command, arguments.TrainBackground) and config.augment.copies == 1:
+        size = config.model.image_size
+        beside = command.out.with_name(command.out.name + "-cache")
+        cache = cached_if_large(console, command, size=size, fit=fit, crop=crop, out=beside)
+        if cache is not None:
+            return load_scenes(cache, size=size, max_label=config.model.slots)
     with progress_bar(console, "read", None) as advance:
         return load_scenes(
-            data,
+            command.data,
             size=config.model.image_size,
-            selection=selection,
+            selection=command.split,
             crop=crop,
+            fit=fit,
+            reading=command.reading,
+            augment=config.augment if training else None,
+            seed=command.seed if isinstance(command, arguments.TrainBackground) else 0,
             max_label=config.model.slots,
             progress=advance,
         )
@@ -274,12 +293,3 @@ def figures(mean: Mapping[str, float], deviation: Mapping[str, float] | None = N
     for name, value in mean.items():
         table.add_row(name, f"{value:.4f}", *([f"{deviation[name]:.4f}"] if deviation and spread else []))
     return table
-
-
-@contextlib.contextmanager
-def progress_bar(console: Console, title: str, total: int | None) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing elsewhere; gives a function of the number done and the total."""
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done, of: bar.update(task, completed=done, total=of)

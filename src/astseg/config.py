@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from astseg.types import UserError
 
 __all__ = [
+    "AugmentConfig",
     "BackgroundConfig",
     "Config",
     "ModelConfig",
@@ -280,6 +281,38 @@ class ObjectsConfig:
 
 
 @dataclass(frozen=True)
+class AugmentConfig:
+    """Variants of the training images, for small collections; off unless ``copies`` is above 1.
+
+    Attributes:
+        copies: How many of each image are learnt from, the image itself among them.
+        flip: Mirror every second variant, at random.
+        zoom: Largest part of the sides that a random crop takes away.
+        shift: Largest distance that the crop moves, as a part of the sides.
+        light: Largest change of brightness and of contrast, as a part.
+        colour: Largest change of saturation, and twice that of each colour channel, as a part.
+    """
+
+    copies: int = 1
+    flip: bool = True
+    zoom: float = 0.15
+    shift: float = 0.05
+    light: float = 0.15
+    colour: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            UserError: A value outside its range.
+        """
+        _check(self.copies >= 1, f"augment copies is {self.copies}, expected at least 1")
+        for name in ("zoom", "shift", "light", "colour"):
+            value = getattr(self, name)
+            _check(0 <= value < 1, f"augment {name} is {value}, expected a part from 0 up to 1")
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that, with the data and the seed, decides a run.
 
@@ -287,11 +320,13 @@ class Config:
         model: The architecture.
         background: Training of the background model.
         objects: Training of the object model.
+        augment: Variants of the training images.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     background: BackgroundConfig = field(default_factory=BackgroundConfig)
     objects: ObjectsConfig = field(default_factory=ObjectsConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def with_steps(self, steps: int | None, *, part: str = "objects") -> Config:
         """The same run with other steps of one part, its schedules stretched along; None changes nothing."""

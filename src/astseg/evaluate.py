@@ -115,7 +115,7 @@ def evaluate(
         known = per_image["background_mse"][~np.isnan(per_image["background_mse"])]
         mean["background_mse"] = float(known.mean()) if known.size else math.nan
     assert first_output is not None
-    return Evaluation(mean, per_image, scenes.names, scenes.source, protocol, first_output)
+    return Evaluation(mean, per_image, tuple(scenes.names), scenes.source, protocol, first_output)
 
 
 def scene_outputs(model: AstSeg, images: NDArray[np.uint8] | Tensor) -> SceneOutput:

@@ -11,24 +11,37 @@ Positions are (x, y) in [-1, 1], x to the right and y down. Sizes are (height, w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["ObjectLatents", "SceneArrays", "SceneOutput", "UserError"]
+__all__ = ["Images", "ObjectLatents", "SceneArrays", "SceneOutput", "UserError"]
 
 
 class UserError(Exception):
     """A mistake of the user, told in one line: what was got, what was expected, what to do about it."""
 
 
+class Images(Protocol):
+    """An array of uint8, or something on disk whose rows become one when it is indexed."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """N x ..."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, key: Any, /) -> Any:
+        """One row, or the rows of a slice or of an array of numbers."""
+
+
 @dataclass(frozen=True)
 class SceneArrays:
-    """A data set, or a selection of one, in memory at the size the model sees.
+    """A data set, or a selection of one, at the size the model sees; in memory, or read from a cache as it is indexed.
 
     Attributes:
         images: N x H x W x 3, uint8.
@@ -37,9 +50,9 @@ class SceneArrays:
         source: Where the scenes come from: a path and a selection, in words.
     """
 
-    images: NDArray[np.uint8]
-    labels: NDArray[np.uint8] | None
-    names: tuple[str, ...]
+    images: Images
+    labels: Images | None
+    names: Sequence[str]
     source: str
 
     def __len__(self) -> int:

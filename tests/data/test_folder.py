@@ -1,12 +1,16 @@
 """Plain folders of pictures and single pictures."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from astseg.data import load_scenes, open_source
+from astseg.data.folder import _natural
 from astseg.types import UserError
 
 
@@ -60,3 +64,12 @@ def test_empty_folder_missing_path_unknown_file_and_split(tmp_path: Path) -> Non
     write(tmp_path / "a.png", 1)
     with pytest.raises(UserError, match="has no 'val' split: use 'all' or a slice"):
         load_scenes(tmp_path, size=8, selection="val")
+
+
+@given(st.lists(st.text(st.sampled_from("ab019-/é"), min_size=1, max_size=7), max_size=9, unique=True))
+def test_natural_order_is_that_of_texts_and_numbers_in_turn(names: list[str]) -> None:
+    def parts(name: str) -> tuple[list[str | int], str]:
+        split = re.split("([0-9]+)", name)
+        return [int(part) if position % 2 else part for position, part in enumerate(split)], name
+
+    assert sorted(names, key=_natural) == sorted(names, key=parts)

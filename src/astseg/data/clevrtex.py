@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from astseg.data.benchmark import Benchmark, NoSplitError
 from astseg.data.pictures import read_labels, read_rgb
 from astseg.types import UserError
 
@@ -24,11 +25,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["ClevrtexSource", "find_clevrtex"]
+__all__ = ["CLEVR", "CLEVRTEX", "ClevrtexSource", "find_clevrtex"]
 
 _FILE = re.compile(r"([A-Za-z0-9]+)_([A-Za-z0-9]+)_([0-9]{6})(\.png|_flat\.png|\.json)")
 _SPLITS = {"test": (0.0, 0.1), "val": (0.1, 0.2), "train": (0.2, 1.0)}
-_CROP = {"CLEVR": 0.8, "CLEVRTEX": 0.8}
+
+CLEVR = Benchmark("CLEVR", 10, (128, 128), True, 0.8, (0,), "clevr-ct")
+CLEVRTEX = Benchmark("CLEVRTEX", 10, (128, 128), False, 0.8, (0,), "clevrtex-ct")
+"""240x320, centre crop of 192, to 128x128; all variants."""
+
+_BENCHMARKS = {"CLEVR": CLEVR, "CLEVRTEX": CLEVRTEX}
 
 
 @dataclass
@@ -49,6 +55,7 @@ class ClevrtexSource:
     Attributes:
         name: The format in words.
         has_labels: Whether there are masks.
+        benchmark: What the paper does with it, for CLEVR and CLEVRTEX; otherwise None.
         crop: 0.8 of the short side for CLEVR and CLEVRTEX, the protocol of the CLEVRTEX benchmark; otherwise 1.
     """
 
@@ -62,7 +69,8 @@ class ClevrtexSource:
         self._numbers = range(min(numbers), max(numbers) + 1)
         self.name = f"CLEVRTEX layout, {self._stem}"
         self.has_labels = bool(self._masks)
-        self.crop = _CROP.get(prefix.upper(), 1.0)
+        self.benchmark = _BENCHMARKS.get(prefix.upper())
+        self.crop = self.benchmark.crop if self.benchmark else 1.0
 
     def __len__(self) -> int:
         """Number of scenes, gaps included."""
@@ -108,7 +116,7 @@ class ClevrtexSource:
             UserError: The variant is ``outd``, which is a test set as a whole and has no splits.
         """
         if self._variant == "outd":
-            raise UserError(f"'{self._root}' is the outd variant, which has no '{name}' split: use 'all'")
+            raise NoSplitError(f"'{self._root}' is the outd variant, which has no '{name}' split: use 'all'")
         start, stop = (int(fraction * len(self)) for fraction in _SPLITS[name])
         return list(range(start, stop))
 

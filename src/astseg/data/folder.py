@@ -6,6 +6,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from astseg.data.benchmark import NoSplitError
 from astseg.data.pictures import PICTURE_SUFFIXES, read_rgb
 from astseg.types import UserError
 
@@ -24,6 +25,7 @@ class FolderSource:
     """Every picture under a folder, in natural order (``frame_2`` before ``frame_10``), without hidden files."""
 
     has_labels = False
+    benchmark = None
     crop = 1.0
 
     def __init__(self, path: Path) -> None:
@@ -58,7 +60,7 @@ class FolderSource:
 
     def split(self, name: str) -> list[int]:
         """Refuse: a plain folder declares no splits."""
-        raise UserError(
+        raise NoSplitError(
             f"'{self._root}' is a {self.name}, which has no '{name}' split: use 'all' or a slice such as ':-50'"
         )
 
@@ -87,7 +89,18 @@ def _list_pictures(root: Path) -> list[str]:
     return sorted(names, key=_natural)
 
 
-def _natural(name: str) -> tuple[list[str | int], str]:
-    """Sort key that orders runs of digits by value; the name itself breaks ties such as ``1`` and ``01``."""
-    parts = re.split(r"([0-9]+)", name)
-    return [int(part) if position % 2 else part for position, part in enumerate(parts)], name
+def _natural(name: str) -> bytes:
+    """Sort key that orders runs of digits by value; the name itself breaks ties such as ``1`` and ``01``.
+
+    One text of bytes: the keys of all names are in memory at once, and lists of parts take five times as much. Texts
+    end with a 0, numbers begin with their length.
+    """
+    key = bytearray()
+    for position, part in enumerate(re.split(r"([0-9]+)", name)):
+        if position % 2:
+            value = int(part)
+            size = max(1, (value.bit_length() + 7) // 8)
+            key += bytes([size]) + value.to_bytes(size, "big")
+        else:
+            key += part.encode(errors="surrogateescape") + b"\0"
+    return bytes(key + b"\0" + name.encode(errors="surrogateescape"))

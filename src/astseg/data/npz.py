@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from astseg.data.benchmark import NoSplitError
+from astseg.data.labels import compact_labels
 from astseg.types import UserError
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ class NpzSource:
     """Scenes of a ``.npz`` file, decompressed once."""
 
     name = ".npz arrays"
+    benchmark = None
     crop = 1.0
 
     def __init__(self, path: Path) -> None:
@@ -87,42 +90,8 @@ class NpzSource:
             UserError: The file carries no splits.
         """
         if self._split is None:
-            raise UserError(f"'{self._path}' has no '{name}' split: use 'all' or a slice such as ':-500'")
+            raise NoSplitError(f"'{self._path}' has no '{name}' split: use 'all' or a slice such as ':-500'")
         return [int(index) for index in np.flatnonzero(self._split == (0 if name == "train" else 1))]
-
-
-def compact_labels(masks: NDArray[Any], background: NDArray[Any], source: str) -> NDArray[np.uint8]:
-    """Number the labels of a data set 1..n in their own order, its background labels 0.
-
-    Args:
-        masks: N x H x W, any integers.
-        background: The labels that are background; those that do not appear do no harm.
-        source: What an error message calls the masks.
-
-    Returns:
-        N x H x W, uint8.
-
-    Raises:
-        UserError: There are more than 255 labels.
-    """
-    if masks.dtype == np.uint8:
-        present = np.zeros(256, np.bool_)
-        for mask in masks:
-            present[mask] = True
-        values = np.flatnonzero(present).astype(np.int64)
-    else:
-        values = np.unique(masks)
-    is_object = ~np.isin(values, background)
-    if is_object.sum() > 255:
-        raise UserError(f"'{source}' holds {is_object.sum()} labels, expected at most 255: number them in each image")
-    compact = np.where(is_object, np.cumsum(is_object), 0).astype(np.uint8)
-    if masks.dtype == np.uint8:
-        table = np.zeros(256, np.uint8)
-        table[values] = compact
-        labels: NDArray[np.uint8] = table[masks]
-    else:
-        labels = compact[np.searchsorted(values, masks)]
-    return labels
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -11,10 +11,11 @@ from astseg.types import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import IO
 
     from numpy.typing import NDArray
 
-__all__ = ["PICTURE_SUFFIXES", "read_labels", "read_rgb"]
+__all__ = ["PICTURE_SUFFIXES", "read_label_numbers", "read_labels", "read_rgb"]
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -22,11 +23,11 @@ PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", 
 _GREY_STRETCH = {"L;2": 85, "L;4": 17}
 
 
-def read_rgb(path: Path, name: str, *, upright: bool) -> NDArray[np.uint8]:
+def read_rgb(path: Path | IO[bytes], name: str, *, upright: bool) -> NDArray[np.uint8]:
     """Read a picture as RGB: transparency is dropped, 16-bit grey keeps its upper 8 bits.
 
     Args:
-        path: A PNG, JPEG, WebP, TIFF (first page) or BMP file.
+        path: A PNG, JPEG, WebP, TIFF (first page) or BMP file, or its open bytes.
         name: What error messages call it.
         upright: Turn the picture as its EXIF orientation says, as cameras mean it.
 
@@ -54,16 +55,29 @@ def read_labels(path: Path, name: str) -> NDArray[np.uint8]:
     Raises:
         UserError: The file is no complete picture, is one of colours, or holds labels above 255.
     """
+    values = read_label_numbers(path, name)
+    if values.max() > 255:
+        raise UserError(f"mask '{name}' holds label {values.max()}, expected at most 255: renumber its labels")
+    return values.astype(np.uint8)
+
+
+def read_label_numbers(path: Path | IO[bytes], name: str) -> NDArray[Any]:
+    """The stored numbers of a mask, of any size up to 32 bits.
+
+    Returns:
+        H x W, integers.
+
+    Raises:
+        UserError: The file is no complete picture, or is one of colours.
+    """
     image, stored = _decode(path, name, upright=False)
     if image.mode not in ("P", "L", "1", "I") and not image.mode.startswith("I;16"):
         raise UserError(f"mask '{name}' holds colours (mode {image.mode}), expected palette indices or grey labels")
     values = np.asarray(image)
-    if values.max() > 255:
-        raise UserError(f"mask '{name}' holds label {values.max()}, expected at most 255: renumber its labels")
-    return values.astype(np.uint8) // np.uint8(_GREY_STRETCH.get(stored, 1))
+    return values.astype(np.uint8) // np.uint8(_GREY_STRETCH.get(stored, 1)) if values.dtype.itemsize == 1 else values
 
 
-def _decode(path: Path, name: str, *, upright: bool) -> tuple[Image.Image, str]:
+def _decode(path: Path | IO[bytes], name: str, *, upright: bool) -> tuple[Image.Image, str]:
     """A decoded picture, and the format of its pixels in the file in Pillow's words, such as ``L;4``."""
     try:
         with Image.open(path) as image:

@@ -1,37 +1,39 @@
-"""From a path to arrays: recognise its format, choose scenes, bring them to the size the model sees.
-
-Every fault found on the way (missing, broken or mismatched files, labels above the number of slots) is collected and
-told at once, before any training starts.
-"""
+"""From a path to a source of scenes: recognise its format, choose scenes of it."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-from PIL import Image
-
+from astseg.data.cached import find_cache
 from astseg.data.clevrtex import find_clevrtex
 from astseg.data.folder import FolderSource
+from astseg.data.hdf5 import HDF5_SUFFIXES, Hdf5Source
+from astseg.data.masked import find_masked
 from astseg.data.npz import NpzSource
 from astseg.data.pictures import PICTURE_SUFFIXES
-from astseg.types import SceneArrays, UserError
+from astseg.data.shapestacks import find_shapestacks
+from astseg.data.tables import find_tables
+from astseg.data.tfrecord import find_records
+from astseg.data.video import VIDEO_SUFFIXES, VideoSource, list_videos
+from astseg.types import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["SceneSource", "fingerprint", "index_hash", "load_scenes", "open_source", "select"]
+    from astseg.data.benchmark import Benchmark
+
+__all__ = ["Reading", "SceneSource", "index_hash", "open_source", "select", "source_hash"]
 
 _SPLITS = ("train", "val", "test")
 _SLICE = re.compile(r"(-?[0-9]+)?:(-?[0-9]+)?(?::(-?[0-9]+)?)?")
-_TOLD = 5
 
 
 class SceneSource(Protocol):
@@ -44,6 +46,10 @@ class SceneSource(Protocol):
     @property
     def has_labels(self) -> bool:
         """Whether scenes have masks."""
+
+    @property
+    def benchmark(self) -> Benchmark | None:
+        """What the paper does with this data set, or None where it is none of the paper's."""
 
     @property
     def crop(self) -> float:
@@ -65,11 +71,42 @@ class SceneSource(Protocol):
         """Indices of the split ``train``, ``val`` or ``test``. Raises UserError where the source declares none."""
 
 
-def open_source(path: str | os.PathLike[str]) -> SceneSource:
+@dataclass(frozen=True)
+class Reading:
+    """What of a source is taken; the defaults take everything.
+
+    Attributes:
+        camera: ShapeStacks: this camera alone.
+        stride: Videos: one frame of so many.
+        frames: Videos: at most so many frames of each.
+    """
+
+    camera: int | None = None
+    stride: int = 1
+    frames: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            UserError: A value outside its range.
+        """
+        for name, value in (("camera", self.camera), ("stride", self.stride), ("frames", self.frames)):
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}, expected at least 1")
+
+
+_EVERYTHING = Reading()
+
+
+def open_source(path: str | os.PathLike[str], reading: Reading = _EVERYTHING) -> SceneSource:
     """Recognise a data set.
 
     Args:
-        path: A ``.npz`` file, a folder in the CLEVRTEX layout, any other folder of pictures, or one picture.
+        path: A cache, a TFRecord, ``.npz``, HDF5, parquet, COCO or video file; a folder in the layout of CLEVRTEX or
+            ShapeStacks or one that Hugging Face's ``datasets`` saved; pictures with masks; videos; any other folder of
+            pictures, or one picture.
+        reading: What of it is taken.
 
     Raises:
         UserError: The path does not exist, holds no scenes, or is of no known format.
@@ -77,16 +114,49 @@ def open_source(path: str | os.PathLike[str]) -> SceneSource:
     path = Path(path).expanduser()
     if path.is_dir():
         try:
-            return find_clevrtex(path) or FolderSource(path)
+            return _open_folder(path, reading)
         except PermissionError as error:
             raise UserError(f"'{path}' cannot be listed ({error.strerror}): check its permissions") from error
     if not path.is_file():
-        raise UserError(f"'{path}' does not exist: expected a folder of pictures, a picture or a .npz file")
-    if path.suffix.lower() == ".npz":
+        raise UserError(f"'{path}' does not exist: expected a folder of pictures, a picture or a file of scenes")
+    return _open_file(path, reading)
+
+
+def _open_folder(path: Path, reading: Reading) -> SceneSource:
+    """The data set in a folder; what is most particular is looked for first."""
+    if (cache := find_cache(path)) is not None:
+        return cache
+    for find in (find_clevrtex, find_records, lambda folder: find_shapestacks(folder, reading.camera), find_tables):
+        if (source := find(path)) is not None:
+            return source
+    if (masked := find_masked(path)) is not None:
+        return masked
+    if videos := list_videos(path):
+        if any(file.suffix.lower() in PICTURE_SUFFIXES for file in path.iterdir()):
+            raise UserError(f"'{path}' holds both videos and pictures: put them into folders of their own")
+        return VideoSource(path, videos, stride=reading.stride, frames=reading.frames)
+    return FolderSource(path)
+
+
+def _open_file(path: Path, reading: Reading) -> SceneSource:
+    """The data set in a file, by its suffix."""
+    suffix = path.suffix.lower()
+    if (records := find_records(path)) is not None:
+        return records
+    if suffix == ".npz":
         return NpzSource(path)
-    if path.suffix.lower() in PICTURE_SUFFIXES:
+    if suffix in HDF5_SUFFIXES:
+        return Hdf5Source(path)
+    if suffix == ".parquet" and (tables := find_tables(path)) is not None:
+        return tables
+    if suffix == ".json" and (masked := find_masked(path)) is not None:
+        return masked
+    if suffix in VIDEO_SUFFIXES:
+        return VideoSource(path.parent, [path.name], stride=reading.stride, frames=reading.frames)
+    if suffix in PICTURE_SUFFIXES:
         return FolderSource(path)
-    raise UserError(f"'{path}' is of no known format: expected a folder of pictures, a picture or a .npz file")
+    known = "a picture, .npz, .tfrecords, .hdf5, .parquet, a COCO .json or a video"
+    raise UserError(f"'{path}' is of no known format: expected a folder of pictures, {known}")
 
 
 def select(source: SceneSource, selection: str) -> list[int]:
@@ -119,165 +189,12 @@ def select(source: SceneSource, selection: str) -> list[int]:
     return chosen
 
 
-def load_scenes(
-    path: str | os.PathLike[str],
-    *,
-    size: int | tuple[int, int] | None,
-    selection: str = "all",
-    limit: int | None = None,
-    crop: float | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    max_label: int | None = None,
-    skip_incomplete: bool = False,
-) -> SceneArrays:
-    """Read scenes into memory: centre crop, then bilinear for images (averaging where it shrinks), nearest for masks.
-
-    Args:
-        path: Anything :func:`open_source` recognises.
-        size: Side of the square, or (height, width), to resize to; None keeps the scenes' own size, which must be one.
-        selection: What :func:`select` understands.
-        limit: Keep the first so many of the selection.
-        crop: Part to keep, in (0, 1], of the largest centred rectangle with the target's proportions: for squares, of
-            the short side. Default: what the source declares, or everything where ``size`` is None.
-        progress: Called with the number of scenes read and their total, in this thread.
-        max_label: Refuse masks with labels above it: the number of slots.
-        skip_incomplete: Leave out scenes of which a file is missing, instead of refusing them.
-
-    Returns:
-        The scenes in the order of the selection, whatever the order of reading.
-
-    Raises:
-        UserError: Everything that is wrong with the scenes, in one line that names the first few.
-    """
-    source = open_source(path)
-    target = _target(size, crop, limit)
-    indices = select(source, selection)[:limit]
-    if skip_incomplete:
-        indices = [index for index in indices if source.problem(index) is None]
-        if not indices:
-            raise UserError(f"none of the scenes '{selection}' in '{path}' is complete: choose others")
-    share = crop if crop is not None else (1.0 if target is None else source.crop)
-    images, labels, problems = _read_all(source, indices, target, share, progress)
-    if labels is not None and max_label is not None:
-        problems = _too_high(labels, [source.scene_name(index) for index in indices], max_label) + problems
-    if problems or images is None:
-        told = "; ".join(problems[:_TOLD]) + (f"; and {len(problems) - _TOLD} more" if len(problems) > _TOLD else "")
-        raise UserError(f"{len(problems)} problem{'s' * (len(problems) > 1)} in '{path}': {told}")
-    names = tuple(source.scene_name(index) for index in indices)
-    words = f"{path} ({source.name}), {selection}: {len(indices)} of {len(source)} scenes"
-    return SceneArrays(images=images, labels=labels, names=names, source=words)
-
-
-def fingerprint(arrays: SceneArrays) -> str:
-    """16 hexadecimal digits that change with any pixel, label or shape: SHA-256 of the images, then the labels."""
-    digest = hashlib.sha256()
-    for array in (arrays.images, arrays.labels):
-        if array is not None:
-            digest.update(repr(array.shape).encode())
-            digest.update(np.ravel(array).data)
-    return digest.hexdigest()[:16]
-
-
 def index_hash(indices: Sequence[int]) -> str:
     """12 hexadecimal digits that name a choice of scenes and their order: SHA-256 of the comma-separated indices."""
     return hashlib.sha256(",".join(str(int(index)) for index in indices).encode()).hexdigest()[:12]
 
 
-def _target(size: int | tuple[int, int] | None, crop: float | None, limit: int | None) -> tuple[int, int] | None:
-    """The size as (height, width), after a check of the three arguments."""
-    if crop is not None and not 0 < crop <= 1:
-        raise UserError(f"crop is {crop}, expected a part of the short side above 0 and at most 1")
-    if limit is not None and limit < 1:
-        raise UserError(f"limit is {limit}, expected 1 scene or more")
-    target = (size, size) if isinstance(size, int) else size
-    if target is not None and min(target) < 1:
-        raise UserError(f"size is {size}, expected 1 pixel or more a side")
-    return target
-
-
-def _read_all(
-    source: SceneSource,
-    indices: list[int],
-    target: tuple[int, int] | None,
-    crop: float,
-    progress: Callable[[int, int], None] | None,
-) -> tuple[NDArray[np.uint8] | None, NDArray[np.uint8] | None, list[str]]:
-    """Images and labels of the scenes, zeros where one could not be read, and what is wrong with those."""
-
-    def read(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None] | str:
-        try:
-            return _fit(*source.read(index), target, crop)
-        except UserError as error:
-            return str(error)
-
-    images: NDArray[np.uint8] | None = None
-    labels: NDArray[np.uint8] | None = None
-    problems: list[str] = []
-    # Pillow decodes and resizes without the interpreter lock; four threads also fill two busy cores.
-    pool = ThreadPoolExecutor(max_workers=4)
-    try:
-        for position, result in enumerate(pool.map(read, indices)):
-            if progress is not None:
-                progress(position + 1, len(indices))
-            if isinstance(result, str):
-                problems.append(result)
-                continue
-            image, mask = result
-            if images is None:
-                images = np.zeros((len(indices), *image.shape), np.uint8)
-                labels = None if mask is None else np.zeros(images.shape[:3], np.uint8)
-            if image.shape != images.shape[1:]:
-                got, expected = "{}x{}".format(*image.shape), "{1}x{2}".format(*images.shape)
-                name = source.scene_name(indices[position])
-                problems.append(f"'{name}' is {got} but the first scene is {expected}: choose one size for all")
-                continue
-            images[position] = image
-            if labels is not None and mask is not None:
-                labels[position] = mask
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return images, labels, problems
-
-
-def _fit(
-    image: NDArray[np.uint8], labels: NDArray[np.uint8] | None, target: tuple[int, int] | None, crop: float
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Crop and resize one scene to ``target``, (height, width), or only crop it where that is None."""
-    full = image.shape[:2]
-    height, width = target or full
-    box = _centre_box(full, (height, width), crop)
-    if full == (height, width) and box == (0, 0, width, height):
-        return image, labels
-    if target is None:
-        height, width = box[3] - box[1], box[2] - box[0]
-    picture = Image.fromarray(image).crop(box).resize((width, height), Image.Resampling.BILINEAR)
-    if labels is None:
-        return np.asarray(picture), None
-    mask = Image.fromarray(labels).crop(box).resize((width, height), Image.Resampling.NEAREST)
-    return np.asarray(picture), np.asarray(mask)
-
-
-def _centre_box(full: tuple[int, ...], target: tuple[int, int], crop: float) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the part to keep: the target's proportions, centred, ``crop`` of what fits.
-
-    >>> _centre_box((240, 320), (128, 128), 0.8)
-    (64, 24, 256, 216)
-    """
-    fit = min(full[0] * target[1], full[1] * target[0])  # full height or full width, times the target's other side
-    height, width = (max(1, int(crop * fit / side + 1e-6)) for side in (target[1], target[0]))
-    left, top = (full[1] - width) // 2, (full[0] - height) // 2
-    return left, top, left + width, top + height
-
-
-def _too_high(labels: NDArray[np.uint8], names: list[str], max_label: int) -> list[str]:
-    """One line for all labels above the number of slots, which names the scene with the highest; or none."""
-    highest = labels.max(axis=(1, 2))
-    count = int((highest > max_label).sum())
-    if not count:
-        return []
-    worst = int(highest.argmax())
-    others = f" (so are labels in {count - 1} more)" if count > 1 else ""
-    return [
-        f"label {highest[worst]} in '{names[worst]}' is above the {max_label} slots{others}: "
-        f"use {highest[worst]} slots or more"
-    ]
+def source_hash(source: SceneSource, indices: Sequence[int]) -> str:
+    """:func:`index_hash` of scenes as their first source counts them: a cache gives that of what it was made from."""
+    original = getattr(source, "original", None)
+    return index_hash(indices if original is None else original(indices))

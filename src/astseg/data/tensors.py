@@ -31,7 +31,8 @@ def images_to_tensor(images: NDArray[np.uint8] | Tensor, *, device: torch.device
         # PyTorch wants memory it may write to and strides that only grow.
         images = torch.from_numpy(images if images.flags.writeable and images.flags.c_contiguous else images.copy())
     assert images.dtype == torch.uint8 and images.ndim == 4 and images.shape[3] == 3, (images.dtype, images.shape)
-    return images.to(device).permute(0, 3, 1, 2).float() / 255
+    # In place: the pages of a second tensor come fresh from the kernel, which takes twenty times the division.
+    return images.to(device).permute(0, 3, 1, 2).float().div_(255)
 
 
 def tensor_to_images(images: Tensor) -> NDArray[np.uint8]:

@@ -63,6 +63,7 @@ def segment_folder(
     *,
     batch_size: int = 32,
     every: bool = False,
+    fit: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SegmentSummary:
     """Segment every picture of a folder and write the results.
@@ -77,6 +78,7 @@ def segment_folder(
         out: A new or empty folder, or one that this function made before: its earlier results are replaced.
         batch_size: Images a forward pass.
         every: Write backgrounds, reconstructions and layers too.
+        fit: As for :meth:`Segmenter.predict`.
         progress: Called with the number of pictures done and their total.
 
     Raises:
@@ -98,7 +100,7 @@ def segment_folder(
     rows: list[list[Any]] = []
     done = 0
     for batch in _batches(source, batch_size, skipped):
-        predictions = segmenter.predict([image for _, image in batch], batch_size=batch_size)
+        predictions = segmenter.predict([image for _, image in batch], batch_size=batch_size, fit=fit)
         if not done:
             _remove(out, earlier)
             # From now on the folder is known as ours, even if this run is interrupted.

@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from astseg.data.geometry import Placement, place
 from astseg.data.tensors import tensor_to_images
 from astseg.types import SceneOutput
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Drawing", "ObjectPrediction", "Prediction", "predictions_from", "resized"]
+__all__ = ["Drawing", "ObjectPrediction", "Prediction", "predictions_from"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,21 +76,23 @@ class Prediction:
         labels: H x W, int32: 0 for the background, otherwise the ``id`` of an object.
         objects: The objects that own at least one pixel, front-most first.
         drawing: What :attr:`background`, :attr:`reconstruction` and :attr:`layers` are enlarged from.
+        placement: Where the picture lay in what the model saw; what was cropped off is background, and black.
     """
 
     labels: NDArray[np.int32]
     objects: tuple[ObjectPrediction, ...]
     drawing: Drawing = field(repr=False)
+    placement: Placement = field(repr=False)
 
     @cached_property
     def background(self) -> NDArray[np.uint8]:
         """H x W x 3, uint8: the picture without its objects."""
-        return resized(self.drawing.background, self.labels.shape)
+        return self.placement.restore(self.drawing.background, smooth=True)
 
     @cached_property
     def reconstruction(self) -> NDArray[np.uint8]:
         """H x W x 3, uint8: the picture as the model draws it."""
-        return resized(self.drawing.reconstruction, self.labels.shape)
+        return self.placement.restore(self.drawing.reconstruction, smooth=True)
 
     @cached_property
     def layers(self) -> NDArray[np.uint8]:
@@ -98,12 +100,16 @@ class Prediction:
 
         Laid over the background, a layer gives the picture of that object as the only one.
         """
-        layers = [resized(layer, self.labels.shape) for layer in self.drawing.layers]
+        layers = [self.placement.restore(layer, smooth=True) for layer in self.drawing.layers]
         return np.stack(layers) if layers else np.zeros((0, *self.labels.shape, 4), np.uint8)
 
 
 def predictions_from(
-    output: SceneOutput, sizes: Sequence[tuple[int, int]], *, background_activation: float
+    output: SceneOutput,
+    sizes: Sequence[tuple[int, int]],
+    *,
+    background_activation: float,
+    fit: str = "squeeze",
 ) -> list[Prediction]:
     """Predictions for a batch.
 
@@ -111,10 +117,13 @@ def predictions_from(
         output: The model's output for B images.
         sizes: The pictures' own (height, width), B of them.
         background_activation: Log alpha_0, the mean of it where each pixel has its own.
+        fit: How the pictures were brought to the model's size, see :mod:`astseg.data.geometry`.
     """
+    _, _, height, width = output.weights.shape
+    places = [place(size, (height, width), fit=fit) for size in sizes]
     activation = (output.latents.log_activation - background_activation).float().cpu().numpy()
     layers = _alone(output)
-    return [_prediction(output, index, size, activation[index], layers[index]) for index, size in enumerate(sizes)]
+    return [_prediction(output, index, where, activation[index], layers[index]) for index, where in enumerate(places)]
 
 
 def _alone(output: SceneOutput) -> NDArray[np.uint8]:
@@ -129,7 +138,7 @@ def _alone(output: SceneOutput) -> NDArray[np.uint8]:
 def _prediction(
     output: SceneOutput,
     index: int,
-    size: tuple[int, int],
+    where: Placement,
     activation: NDArray[np.float32],
     layers: NDArray[np.uint8],
 ) -> Prediction:
@@ -138,29 +147,34 @@ def _prediction(
     Args:
         output: The model's output for the batch.
         index: Which image.
-        size: Its own (height, width).
+        where: Where the picture lies in it.
         activation: K log activations relative to the background.
         layers: K x h x w x 4, each object alone, at the model's size.
     """
-    labels = _label_map(output.weights[index], size)
+    left, top, right, bottom = where.inner
+    labels = where.pasted(_label_map(output.weights[index, :, top:bottom, left:right], where.box_size))
     area = np.bincount(labels.ravel(), minlength=len(activation) + 1)[1:]
     slots = [int(slot) for slot in np.argsort(-activation, kind="stable") if area[slot] > 0]
-    position = output.latents.position[index].float().cpu().numpy()
+    position = (output.latents.position[index].float().cpu().numpy() + 1) / 2 * where.frame[::-1]
+    factor = (where.box_size[1] / (right - left), where.box_size[0] / (bottom - top))  # picture pixels a frame pixel
     scale = output.latents.scale[index].float().cpu().numpy()
     appearance = output.latents.appearance[index].float().cpu().numpy()
     objects = []
     for order, slot in enumerate(slots):
         mine = labels == slot + 1
-        uncovered = resized(layers[slot, :, :, 3], size) >= 128
+        uncovered = where.restore(layers[slot, :, :, 3], smooth=True) >= 128
         objects.append(
             ObjectPrediction(
                 id=slot + 1,
                 position=(
-                    float((position[slot, 0] + 1) * size[1] - 1) / 2,
-                    float((position[slot, 1] + 1) * size[0] - 1) / 2,
+                    float((position[slot, 0] - left) * factor[0] + where.box[0] - 0.5),
+                    float((position[slot, 1] - top) * factor[1] + where.box[1] - 0.5),
                 ),
                 box=_box(mine),
-                scale=(float(scale[slot, 0]), float(scale[slot, -1])),
+                scale=(
+                    float(scale[slot, 0] * where.picture[1] / (where.frame[1] * factor[0])),
+                    float(scale[slot, -1] * where.picture[0] / (where.frame[0] * factor[1])),
+                ),
                 activation=float(activation[slot]),
                 area=int(area[slot]),
                 order=order,
@@ -171,7 +185,7 @@ def _prediction(
     drawing = Drawing(
         tensor_to_images(output.background[index]), tensor_to_images(output.reconstruction[index]), layers[slots]
     )
-    return Prediction(labels, tuple(objects), drawing)
+    return Prediction(labels, tuple(objects), drawing, where)
 
 
 def _label_map(weights: Tensor, size: tuple[int, int]) -> NDArray[np.int32]:
@@ -208,10 +222,3 @@ def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
         int(columns[-1] - columns[0] + 1),
         int(rows[-1] - rows[0] + 1),
     )
-
-
-def resized(picture: NDArray[np.uint8], size: tuple[Any, ...]) -> NDArray[np.uint8]:
-    """A picture H x W or H x W x C at another (height, width), bilinear; RGBA with regard to its transparency."""
-    if picture.shape[:2] == size:
-        return picture
-    return np.asarray(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BILINEAR))

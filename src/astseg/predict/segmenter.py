@@ -1,8 +1,8 @@
 """The door for users: a trained model that takes images of any kind and size.
 
-A picture is resized as a whole (its proportions give way; nothing is cropped off) to the size the model was trained at.
-A model trained on a centre crop sees more border here than it did in training: crop the pictures first where that
-matters.
+A picture is brought to the size the model was trained at: as a whole, its proportions giving way or between black bars,
+or cropped; masks come back at its own size. A model trained on a centre crop sees more border here than it did in
+training unless ``fit`` is ``crop`` too.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 import torch
 
-from astseg.checkpoint import load_model
+from astseg.checkpoint import RunFolder, load_model
+from astseg.data.geometry import place
 from astseg.data.inputs import Input, image_from, separate
 from astseg.data.tensors import images_to_tensor
 from astseg.evaluate import inference
-from astseg.predict.prediction import Prediction, predictions_from, resized
+from astseg.predict.prediction import Prediction, predictions_from
 from astseg.types import UserError
 
 if TYPE_CHECKING:
@@ -40,9 +41,15 @@ class Segmenter:
     [(2, (31, 40, 22, 25))]
     """
 
-    def __init__(self, model: AstSeg) -> None:
-        """Take a model as it stands, on the device it is on; its modes are left alone."""
+    def __init__(self, model: AstSeg, fit: str = "squeeze") -> None:
+        """Take a model as it stands, on the device it is on; its modes are left alone.
+
+        Args:
+            model: The model.
+            fit: How :meth:`predict` brings pictures to its size if it is not told.
+        """
         self.model = model
+        self.fit = fit
 
     @classmethod
     def from_pretrained(cls, folder: str | PathLike[str], device: str | torch.device | None = None) -> Segmenter:
@@ -56,8 +63,10 @@ class Segmenter:
             UserError: No run folder, broken or missing weights, a device that is not there.
         """
         chosen = choose_device(device)
-        model, _ = load_model(Path(folder).expanduser())
-        return cls(model.to(chosen))
+        path = Path(folder).expanduser()
+        model, _ = load_model(path)
+        _, about = RunFolder(path).load_config()
+        return cls(model.to(chosen), "letterbox" if about.get("fit") == "letterbox" else "squeeze")
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -65,12 +74,14 @@ class Segmenter:
         return self.model.renderer.image_size
 
     @overload
-    def predict(self, inputs: Input, *, batch_size: int = ...) -> Prediction: ...  # type: ignore[overload-overlap]
+    def predict(self, inputs: Input, *, batch_size: int = ..., fit: str | None = ...) -> Prediction: ...  # type: ignore[overload-overlap]
 
     @overload
-    def predict(self, inputs: Iterable[Input], *, batch_size: int = ...) -> list[Prediction]: ...
+    def predict(self, inputs: Iterable[Input], *, batch_size: int = ..., fit: str | None = ...) -> list[Prediction]: ...
 
-    def predict(self, inputs: Input | Iterable[Input], *, batch_size: int = 32) -> Prediction | list[Prediction]:
+    def predict(
+        self, inputs: Input | Iterable[Input], *, batch_size: int = 32, fit: str | None = None
+    ) -> Prediction | list[Prediction]:
         """Segment one image or many.
 
         Args:
@@ -78,29 +89,32 @@ class Segmenter:
                 tensors: uint8, or float in [0, 1]); or an iterable of them, of any sizes; or an array B x H x W x 3 or
                 a tensor B x 3 x H x W.
             batch_size: Images a forward pass.
+            fit: How images of other proportions fit in: ``squeeze``, ``letterbox`` or ``crop`` (what is cropped off is
+                background); None: ``letterbox`` if the model was trained so, else ``squeeze``.
 
         Returns:
             One prediction for one image, a list in the same order for anything else.
 
         Raises:
-            UserError: An input that cannot be read, named by its path or its place; a batch size below 1.
+            UserError: An input that cannot be read, named by its path or its place; a batch size below 1; another fit.
         """
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}, expected at least 1")
         values, single = separate(inputs)
         images = (image_from(one, "the image" if single else f"image {i}") for i, one in enumerate(values))
-        predictions = list(self._predictions(images, batch_size))
+        predictions = list(self._predictions(images, batch_size, fit or self.fit))
         return predictions[0] if single else predictions
 
-    def _predictions(self, images: Iterable[NDArray[np.uint8]], batch_size: int) -> Iterator[Prediction]:
+    def _predictions(self, images: Iterable[NDArray[np.uint8]], batch_size: int, fit: str) -> Iterator[Prediction]:
         """Predictions for images H x W x 3; of a batch, only the resized images are kept."""
-        small = ((resized(image, self.image_size), image.shape[:2]) for image in images)
+        places = ((image, place((image.shape[0], image.shape[1]), self.image_size, fit=fit)) for image in images)
+        small = ((where.image(image), where.picture) for image, where in places)
         while batch := list(itertools.islice(small, batch_size)):
             pictures, sizes = zip(*batch, strict=True)
             with inference(self.model):
                 output = self.model(images_to_tensor(np.stack(pictures), device=next(self.model.parameters()).device))
                 background = self.model.renderer.background_activation().mean().item()
-            yield from predictions_from(output, sizes, background_activation=background)
+            yield from predictions_from(output, sizes, background_activation=background, fit=fit)
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:

@@ -1,0 +1,180 @@
+"""Look at every scene of a source and tell everything that is wrong with it, all at once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from astseg.data.benchmark import NoSplitError
+from astseg.data.sources import SceneSource, index_hash, source_hash
+from astseg.types import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Check", "check_source"]
+
+_SPLITS = ("train", "val", "test")
+
+
+@dataclass
+class Check:
+    """What a source holds.
+
+    Attributes:
+        name: Its format, in words.
+        count: Number of scenes, broken ones included.
+        read: Number of scenes that could be read.
+        sizes: How many scenes have which (height, width).
+        splits: Number of scenes and hash of the indices, by split, where the source declares any.
+        has_labels: Whether there are masks.
+        slots: K that labels were held against, or None.
+        mean: Mean of red, green and blue over all pixels, in [0, 1].
+        deviation: Standard deviation of the same.
+        objects: How many scenes show how many labels besides the background.
+        highest_label: Over all scenes.
+        foreground: Share of the pixels that are not background.
+        problems: A line for each thing that is wrong; it names the scene or file.
+    """
+
+    name: str
+    count: int = 0
+    read: int = 0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    splits: dict[str, tuple[int, str]] = field(default_factory=dict)
+    has_labels: bool = False
+    slots: int | None = None
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    deviation: tuple[float, ...] = (0.0, 0.0, 0.0)
+    objects: Counter[int] = field(default_factory=Counter)
+    highest_label: int = 0
+    foreground: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of one scene: sums over its pixels, in units of 0 to 255, for red, green and blue."""
+
+    size: tuple[int, int]
+    total: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    level: tuple[int, ...] | None
+    digest: bytes
+    label_pixels: NDArray[np.intp] | None
+
+
+def check_source(
+    source: SceneSource, *, slots: int | None = None, progress: Callable[[int, int], None] | None = None
+) -> Check:
+    """Read every scene once. Memory does not grow with the number of scenes but for a digest of each.
+
+    Args:
+        source: What :func:`astseg.data.open_source` gave.
+        slots: K; labels above it are told. None: what the paper has for this data set, if it is one of its.
+        progress: Called with the number of scenes looked at and their total.
+    """
+    if slots is None and source.benchmark is not None:
+        slots = source.benchmark.slots
+    check = Check(source.name, has_labels=source.has_labels, slots=slots)
+    check.count = _count(source, check.problems)
+    _add_splits(source, check)
+    total, squares, pixels, label_pixels = np.zeros(3), np.zeros(3), 0, np.zeros(256, np.int64)
+    known: dict[bytes, str] = {}
+    for index, seen in _look_at_all(source, check.count):
+        if progress is not None:
+            progress(index + 1, check.count)
+        if isinstance(seen, str):
+            check.problems.append(seen)
+            continue
+        name = source.scene_name(index)
+        check.read += 1
+        check.sizes[seen.size] += 1
+        total, squares, pixels = total + seen.total, squares + seen.squares, pixels + seen.size[0] * seen.size[1]
+        if seen.level is not None:
+            check.problems.append(f"'{name}' is empty: every pixel is {seen.level}")
+        if (other := known.setdefault(seen.digest, name)) != name:
+            check.problems.append(f"'{name}' is the same picture as '{other}'")
+        if seen.label_pixels is not None:
+            label_pixels += seen.label_pixels
+            present = np.flatnonzero(seen.label_pixels[1:]) + 1
+            check.objects[len(present)] += 1
+            if slots is not None and len(present) and present[-1] > slots:
+                check.problems.append(f"label {present[-1]} in '{name}' is above {slots}, the number of slots")
+    if pixels:
+        check.mean = tuple(total / pixels / 255)
+        check.deviation = tuple(np.sqrt(np.maximum(0, squares / pixels - (total / pixels) ** 2)) / 255)
+    if label_pixels.any():
+        check.highest_label = int(np.flatnonzero(label_pixels)[-1])
+        check.foreground = float(label_pixels[1:].sum() / label_pixels.sum())
+    return check
+
+
+def _count(source: SceneSource, problems: list[str]) -> int:
+    """Number of scenes; of a file that is damaged further on, of those in front of the damage."""
+    try:
+        return len(source)
+    except UserError as error:
+        problems.append(str(error))
+    count = 0
+    try:
+        while True:
+            source.read(count)
+            count += 1
+    except (UserError, IndexError):
+        return count
+
+
+def _add_splits(source: SceneSource, check: Check) -> None:
+    """Number and hash of the splits that the source declares."""
+    check.splits["all"] = (check.count, index_hash(range(check.count)))
+    for split in _SPLITS:
+        try:
+            indices = source.split(split)
+            check.splits[split] = (len(indices), source_hash(source, indices))
+        except NoSplitError:
+            continue
+        except UserError as error:
+            if str(error) not in check.problems:
+                check.problems.append(str(error))
+
+
+def _look_at_all(source: SceneSource, count: int) -> Iterator[tuple[int, _Seen | str]]:
+    """Every scene, in order, read by several threads."""
+
+    def look(index: int) -> _Seen | str:
+        try:
+            return _look(source, index)
+        except UserError as error:
+            return str(error)
+
+    pool = ThreadPoolExecutor(max_workers=4)
+    try:
+        yield from enumerate(pool.map(look, range(count)))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _look(source: SceneSource, index: int) -> _Seen:
+    image, labels = source.read(index)
+    height, width, _ = image.shape
+    flat = image.reshape(-1, 3)
+    histogram = np.stack([np.bincount(flat[:, channel], minlength=256) for channel in range(3)])
+    levels = np.arange(256, dtype=np.float64)
+    constant = bool((np.count_nonzero(histogram, axis=1) == 1).all())
+    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=12)
+    digest.update(np.ascontiguousarray(image).data)
+    return _Seen(
+        size=(height, width),
+        total=histogram @ levels,
+        squares=histogram @ levels**2,
+        level=tuple(int(level) for level in flat[0]) if constant else None,
+        digest=digest.digest(),
+        label_pixels=None if labels is None else np.bincount(labels.ravel(), minlength=256),
+    )
