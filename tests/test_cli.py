@@ -303,7 +303,7 @@ def test_a_folder_of_settings(place: Path, tmp_path: Path, refused: Lines) -> No
 
 def test_baseline_has_no_background_of_its_own(place: Path, tmp_path: Path, refused: Lines) -> None:
     out = tmp_path / "run"
-    words = ("--objects.scenario", "baseline", "--objects.guidance", "0")
+    words = ("--objects.scenario", "baseline", "--objects.guidance", "0", "--objects.guided-steps", "0")
     assert "use 'astseg train'" in refused("train-background", place / "desk", "--out", out, *words, out=out)
 
 

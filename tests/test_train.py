@@ -339,6 +339,32 @@ def test_each_phase_trains_its_part(scenes: SceneArrays, tmp_path: Path) -> None
         assert changed == parts[phase]
 
 
+def test_guided_steps_come_first_and_go_on_where_they_stood(scenes: SceneArrays, tmp_path: Path) -> None:
+    """With a second look. The optimiser goes on from the guided steps into the rendered ones, over a stop too."""
+    config = replace(TINY, model=replace(MODEL, look=8), objects=replace(TINY.objects, guided_steps=3))
+    recorder = Recorder()
+    start(tmp_path / "whole", scenes, config, watch=recorder)
+    assert [(phase, step) for phase, step, _ in recorder.seen if phase != "background"] == [
+        *[("guided", step) for step in range(1, 4)],
+        *[("objects", step) for step in range(4, 6)],
+        *[("joint", step) for step in range(6, 10)],
+    ]
+    assert {"attention", "position", "scale", "activation", "glimpse"} <= log(tmp_path / "whole")[3].keys()
+    for phase, step in [("guided", 2), ("guided", 3), ("objects", 4)]:
+        with pytest.raises(KeyboardInterrupt):
+            start(tmp_path / "parts", scenes, config, watch=at(phase, step, interrupt))
+    start(tmp_path / "parts", scenes, config)
+    assert_same(weights_of(tmp_path / "parts"), weights_of(tmp_path / "whole"))
+
+
+def test_guided_steps_do_without_a_second_look(scenes: SceneArrays, tmp_path: Path) -> None:
+    config = replace(TINY, objects=replace(TINY.objects, guided_steps=2, guidance=0.0, steps=4))
+    start(tmp_path / "run", scenes, config)
+    guided = [entry for entry in log(tmp_path / "run") if entry["phase"] == "guided"]
+    assert guided
+    assert all("glimpse" not in entry for entry in guided)
+
+
 def test_the_baseline_is_joint_from_the_start(scenes: SceneArrays, tmp_path: Path) -> None:
     config = replace(TINY, objects=replace(TINY.objects, scenario="baseline", guidance=0.0, steps=4))
     recorder = Recorder()
