@@ -15,7 +15,7 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from astseg.model.scene import AstSeg, build
 from astseg.progress import Reporter
 from astseg.train import default_device, train_background, train_objects
 from astseg.types import SceneArrays
+from curves import learning_curves
 
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "CT, small CNN, residual": {},
@@ -41,8 +42,6 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "CT, U-Net, residual": {"model": {"backbone": "unet"}},
 }
 """The first is what the others differ from, each in one thing."""
-
-COLOURS = ("1b6ac9", "d9480f", "2b8a3e", "862e9c", "495057")
 
 
 @dataclass(frozen=True)
@@ -182,45 +181,6 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def curves(results: Sequence[dict[str, Any]]) -> str:
-    """Learning curves as an SVG picture: ARI-FG left, mIoU right; a line is the mean of a variant's seeds."""
-    width, height, left, top = 330, 220, 40, 26
-    parts = list(_axes(results, width, height, left, top))
-    for index, (name, colour) in enumerate(zip(VARIANTS, COLOURS, strict=True)):
-        runs = [result["curve"] for result in results if result["variant"] == name]
-        if not runs:
-            continue
-        for panel, key in enumerate(("ari_fg", "miou")):
-            steps = [point["step"] for point in runs[0]]
-            means = [sum(run[i][key] for run in runs) / len(runs) for i in range(len(steps))]
-            x0 = left + panel * (width + 50)
-            points = " ".join(
-                f"{x0 + width * step / steps[-1]:.1f},{top + height * (1 - max(0.0, value)):.1f}"
-                for step, value in zip(steps, means, strict=True)
-            )
-            parts.append(f'<polyline points="{points}" fill="none" stroke="#{colour}" stroke-width="2"/>')
-        y = top + height + 44 + 18 * index
-        parts.append(f'<rect x="{left}" y="{y - 5}" width="20" height="3" fill="#{colour}"/>')
-        parts.append(f'<text x="{left + 28}" y="{y}">{name}</text>')
-    size = f'width="{2 * width + 110}" height="{top + height + 50 + 18 * len(VARIANTS)}"'
-    style = 'font-family="sans-serif" font-size="12" fill="#222"'
-    background = '<rect width="100%" height="100%" fill="white"/>'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{background}{"".join(parts)}</svg>\n'
-
-
-def _axes(results: Sequence[dict[str, Any]], width: int, height: int, left: int, top: int) -> Iterator[str]:
-    last = max((result["step"] for result in results), default=0)
-    for panel, title in enumerate(("ARI-FG", "mIoU")):
-        x0 = left + panel * (width + 50)
-        yield f'<text x="{x0}" y="{top - 10}">{title}</text>'
-        for tenth in range(0, 11, 2):
-            y = top + height * (1 - tenth / 10)
-            yield f'<path d="M{x0} {y}h{width}" stroke="#ddd"/><text x="{x0 - 26}" y="{y + 4}">{tenth / 10}</text>'
-        for quarter in range(1, 5):
-            x = x0 + width * quarter / 4
-            yield f'<text x="{x}" y="{top + height + 18}" text-anchor="end">{round(last * quarter / 4)}</text>'
-
-
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -248,7 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     plan = Plan(train, test, options.slots, options.steps, options.background_steps, options.points, options.guidance)
     results = run_all(plan, out=options.out, seeds=options.seeds)
     (options.out / "table.md").write_text(table(results) + "\n")
-    (options.out / "curves.svg").write_text(curves(results))
+    curves = {name: [result["curve"] for result in results if result["variant"] == name] for name in VARIANTS}
+    (options.out / "curves.svg").write_text(learning_curves(curves, across="step"))
     print(table(results))
 
 

@@ -84,10 +84,10 @@ def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LiveBlobs:
-    """Regions of images that stay on disk, found anew for each batch; nothing grows with their number.
+    """Regions found anew for each batch: of images that stay on disk, or where the background still learns.
 
     Attributes:
-        model: The frozen background model.
+        model: The background model.
         batches: Where the images are.
         regions: R.
     """

@@ -146,7 +146,7 @@ PRESETS: dict[str, Preset] = {
             },
             "objects": {
                 "steps": 8_000,
-                "frozen_steps": 7_300,
+                "frozen_steps": 7_600,
                 "batch": 16,
                 "learning_rate": 1.5e-3,
                 "warmup": 200,

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from astseg import schedule
-from astseg.batches import Batches, FrozenBackground, freeze_background
+from astseg.batches import Batches, FrozenBackground, LiveBlobs, freeze_background
 from astseg.checkpoint import RunFolder, TrainingState
 from astseg.clock import Clock
 from astseg.config import BackgroundConfig, Config, ObjectsConfig
@@ -173,9 +173,12 @@ def train_objects(
                 )
                 if step == state.step and (state.phase == "joint") == (now == "joint") and step:
                     run.restore(model, optimizer)
-                frozen = FrozenBackground(None, None)
-                if now != "joint":
-                    regions = model.encoder.slots if config.guidance or config.guided_steps else 0
+                regions = model.encoder.slots if config.guidance or config.guided_steps else 0
+                if now == "joint":
+                    # Regions of the background as it then is: they hang on the weights alone, whatever came before.
+                    live = LiveBlobs(model.background_model, batches, regions) if regions else None
+                    frozen = FrozenBackground(None, live)
+                else:
                     frozen = freeze_background(
                         model.background_model, batches, regions=regions, storage=config.frozen_storage
                     )

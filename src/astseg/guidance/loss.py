@@ -4,7 +4,7 @@ The slots of an image are matched with its regions by the Hungarian algorithm. W
 should be on, needs no picture (:func:`where_losses`); what its glimpse should show needs no slot, since the crop of a
 region is its own answer (:func:`glimpse_loss`). So both are learnt from each other apart, at a fraction of the price of
 whole pictures. Once pictures are rendered, :func:`guidance_loss` also draws the layers to the regions; its weight falls
-to zero in the course of the training, so that the final model is shaped by the other losses alone.
+in the course of the training, and more and more the other losses shape the model.
 """
 
 from __future__ import annotations
