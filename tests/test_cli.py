@@ -36,7 +36,15 @@ SETTINGS: dict[str, Any] = {
         "transformer_feedforward": 12,
     },
     "background": {"steps": 12, "batch": 4, "precision": "float32"},
-    "objects": {"steps": 24, "frozen_steps": 12, "batch": 2, "warmup": 2, "guidance_steps": 8, "precision": "float32"},
+    "objects": {
+        "steps": 24,
+        "frozen_steps": 12,
+        "batch": 2,
+        "warmup": 2,
+        "guided_steps": 4,
+        "guidance_steps": 8,
+        "precision": "float32",
+    },
 }
 Lines = Callable[..., str]
 
@@ -529,7 +537,7 @@ def test_a_limit_of_time(place: Path, tmp_path: Path) -> None:
     assert state["phase"] == "done"
     assert 3 <= state["seconds"] + state["background_seconds"] < 6
     last = {entry["phase"]: entry for entry in log(out)}
-    assert list(last) == ["background", "objects", "joint"]
+    assert list(last) == ["background", "guided", "objects", "joint"]
     assert last["joint"]["rate"] < 0.5 * last["objects"]["rate"]
     assert last["background"]["rate"] == pytest.approx(2e-4)
 

@@ -106,7 +106,7 @@ def test_prepare_and_train_from_the_cache(
         assert cli.run(["evaluate", str(tmp_path / "desk" / "run"), str(data), "--split", "train"]) == 0
         figures = json.loads((tmp_path / "desk" / "run" / "metrics.json").read_text())
         hashes.append((figures["split_hash"], figures["miou"]))
-        assert f"split {figures['split_hash']}" in capsys.readouterr().out
+        assert f"split train ({figures['split_hash']})" in capsys.readouterr().out
     assert hashes[0] == hashes[1]
 
 

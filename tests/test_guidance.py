@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from astseg.guidance import Blobs, find_blobs, glimpse_loss, guidance_loss, slot_anchors
-from astseg.guidance.loss import MARGIN, OFF_MARGIN, ON_MARGIN, TERM_WEIGHTS, WRONG_PIXEL
+from astseg.guidance.loss import INSIDE, MARGIN, OFF_MARGIN, ON_MARGIN, TERM_WEIGHTS, WRONG_PIXEL
 from astseg.ops import crop_glimpses
 from astseg.types import ObjectLatents, SceneOutput
 
@@ -372,7 +372,9 @@ def test_pixels_are_drawn_to_the_layer_of_their_region(monkeypatch: pytest.Monke
     assert torch.equal(gradient(loss, wrong) < 0, right == 1)
     half = right.clone()
     half[0, :, : H // 2] = wrong.detach()[0, :, : H // 2]
-    expected = -0.25 * math.log(WRONG_PIXEL) - 0.75 * math.log(1 + WRONG_PIXEL)
+    weight = torch.where(blobs.regions > 0, INSIDE, 1.0)
+    share = (weight[0, : H // 2].sum() / weight.sum()).item()
+    expected = -share * math.log(WRONG_PIXEL) - (1 - share) * math.log(1 + WRONG_PIXEL)
     assert loss_of(latents, blobs, weights=half).item() == pytest.approx(expected, rel=1e-5)
 
 

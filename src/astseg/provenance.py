@@ -64,6 +64,12 @@ DEFAULTS: dict[str, str] = {
     "objects.guidance": _OFF,
     "objects.guidance_steps": _OFF,
     "objects.flip": _OFF,
+    "augment.copies": _OFF,
+    "augment.flip": "ours; counts where augment.copies is more than 1",
+    "augment.zoom": "ours; counts where augment.copies is more than 1",
+    "augment.shift": "ours; counts where augment.copies is more than 1",
+    "augment.light": "ours; counts where augment.copies is more than 1",
+    "augment.colour": "ours; counts where augment.copies is more than 1",
     "objects.frozen_storage": "ours; the reference stores uint8",
     "objects.precision": _PLAIN,
 }

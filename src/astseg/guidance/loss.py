@@ -45,6 +45,9 @@ SMALLEST_SHARE = 1e-6
 WRONG_PIXEL = 1e-3
 """Added to the weight of a pixel's layer, so that no single pixel pulls without end."""
 
+INSIDE = 2.0
+"""How a pixel of a region weighs against one outside: better a pixel too many on an outline than one too few."""
+
 JITTER = 0.2
 """Frames in which glimpses are learnt are off by up to this part of the region's side, and as much in the log scale."""
 
@@ -90,7 +93,7 @@ def guidance_loss(
         anchoring=anchoring,
     )
     own = _own_weight(output.weights, blobs, *pairs)
-    terms["mask"] = -(own + WRONG_PIXEL).log().mean()
+    terms["mask"] = _cross_entropy(own, blobs.regions > 0)
     return weighed(terms)
 
 
@@ -208,7 +211,13 @@ def glimpse_loss(
     own = torch.where(inside, weight, 1 - weight)
     drawn = weight[:, None] * glimpses[:, :3] + (1 - weight[:, None]) * behind
     error = (drawn - crop).abs().sum(dim=1).square() * inside
-    return -(own + WRONG_PIXEL).log().mean() + COLOUR_WEIGHT * error.mean()
+    return _cross_entropy(own, inside) + COLOUR_WEIGHT * error.mean()
+
+
+def _cross_entropy(own: Tensor, inside: Tensor) -> Tensor:
+    """Mean of minus the log of the weight that each pixel's own layer has; inside regions pixels weigh more."""
+    weight = torch.where(inside, INSIDE, 1.0)
+    return -((own + WRONG_PIXEL).log() * weight).sum() / weight.sum()
 
 
 def _own_weight(weights: Tensor, blobs: Blobs, image: Tensor, slot: Tensor, blob: Tensor) -> Tensor:
