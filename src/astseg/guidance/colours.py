@@ -122,21 +122,23 @@ def _large(pieces: NDArray[np.int32], least: int) -> NDArray[np.int32]:
 
 def _without(foreground: NDArray[np.bool_], seeds: NDArray[np.int32], least: int) -> NDArray[np.int32]:
     """H x W, connected foreground of at least so many pixels that holds no seed, counted from 1; 0 elsewhere."""
-    components, count = ndimage.label(foreground)
+    components, held = _components(foreground, seeds)
+    return _large(np.where(held, 0, components), least)
+
+
+def _components(mask: NDArray[np.bool_], seeds: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """H x W, the connected parts of a mask, counted from 1; and which of its pixels lie in one that holds a seed."""
+    components, count = ndimage.label(mask)
     held = np.zeros(count + 1, bool)
     held[components[seeds > 0]] = True
-    held[0] = True
-    return _large(np.where(held[components], 0, components), least)
+    held[0] = False
+    return components, held[components]
 
 
 def _grown(seeds: NDArray[np.int32], lit: NDArray[np.bool_], fringe: NDArray[np.bool_]) -> NDArray[np.int32]:
     """Seeds, grown to the lit pixels connected with them and to those of the fringe that are near."""
-    components, count = ndimage.label(lit)
-    held = np.zeros(count + 1, bool)
-    held[components[seeds > 0]] = True
-    held[0] = False
-    inside = held[components]
-    distance, (rows, columns) = ndimage.distance_transform_edt(seeds == 0, return_indices=True)
+    _, inside = _components(lit, seeds)
+    rows, columns = ndimage.distance_transform_edt(seeds == 0, return_distances=False, return_indices=True)
     filled = np.where(inside, seeds[rows, columns], 0)
     distance, (rows, columns) = ndimage.distance_transform_edt(filled == 0, return_indices=True)
     grown: NDArray[np.int32] = np.where((filled > 0) | (fringe & (distance <= FRINGE)), filled[rows, columns], 0)
