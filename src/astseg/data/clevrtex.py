@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from astseg.data.benchmark import Benchmark, NoSplitError
-from astseg.data.pictures import read_labels, read_rgb
+from astseg.data.pictures import check_mask_size, read_labels, read_rgb
 from astseg.types import UserError
 
 if TYPE_CHECKING:
@@ -104,9 +104,7 @@ class ClevrtexSource:
         if not self.has_labels:
             return image, None
         labels = read_labels(self._masks[number] / f"{name}_flat.png", f"{name}_flat.png")
-        if labels.shape != image.shape[:2]:
-            got, expected = "{}x{}".format(*labels.shape), "{}x{}".format(*image.shape)
-            raise UserError(f"mask '{name}_flat.png' is {got} but its image is {expected}: write both at one size")
+        check_mask_size(labels, image, f"mask '{name}_flat.png'")
         return image, labels
 
     def split(self, name: str) -> list[int]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["PICTURE_SUFFIXES", "read_label_numbers", "read_labels", "read_rgb"]
+__all__ = ["PICTURE_SUFFIXES", "check_mask_size", "read_label_numbers", "read_labels", "read_rgb"]
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -75,6 +75,17 @@ def read_label_numbers(path: Path | IO[bytes], name: str) -> NDArray[Any]:
         raise UserError(f"mask '{name}' holds colours (mode {image.mode}), expected palette indices or grey labels")
     values = np.asarray(image)
     return values.astype(np.uint8) // np.uint8(_GREY_STRETCH.get(stored, 1)) if values.dtype.itemsize == 1 else values
+
+
+def check_mask_size(labels: NDArray[Any], image: NDArray[Any], name: str) -> None:
+    """Make sure that labels H x W are as large as their image H x W x 3; name: what the mask is called in the message.
+
+    Raises:
+        UserError: They are not.
+    """
+    if labels.shape != image.shape[:2]:
+        got, expected = "{}x{}".format(*labels.shape), "{}x{}".format(*image.shape)
+        raise UserError(f"{name} is {got} but its image is {expected}: write both at one size")
 
 
 def _decode(path: Path | IO[bytes], name: str, *, upright: bool) -> tuple[Image.Image, str]:

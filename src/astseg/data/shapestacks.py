@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from astseg.data.benchmark import Benchmark, NoSplitError
-from astseg.data.pictures import read_rgb
+from astseg.data.pictures import check_mask_size, read_rgb
 from astseg.types import UserError
 
 if TYPE_CHECKING:
@@ -109,9 +109,7 @@ class ShapeStacksSource:
         file = self._masks[scene]
         name = f"{scene.scenario}/{file.name}"
         labels = read_map(file, name)
-        if labels.shape != image.shape[:2]:
-            got, expected = "{}x{}".format(*labels.shape), "{}x{}".format(*image.shape)
-            raise UserError(f"mask '{name}' is {got} but its image is {expected}: write both at one size")
+        check_mask_size(labels, image, f"mask '{name}'")
         return image, labels
 
     def split(self, name: str) -> list[int]:

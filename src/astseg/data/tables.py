@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from astseg.data.benchmark import NoSplitError
 from astseg.data.hdf5 import SPLIT_NAMES
 from astseg.data.labels import renumbered
-from astseg.data.pictures import read_label_numbers, read_rgb
+from astseg.data.pictures import check_mask_size, read_label_numbers, read_rgb
 from astseg.types import UserError
 
 if TYPE_CHECKING:
@@ -114,9 +114,7 @@ class TableSource:
         if self._mask is None:
             return image, None
         labels = renumbered(read_label_numbers(io.BytesIO(_encoded(row[self._mask], name)), name), name)
-        if labels.shape != image.shape[:2]:
-            got, expected = "{}x{}".format(*labels.shape), "{}x{}".format(*image.shape)
-            raise UserError(f"mask of '{name}' is {got} but its image is {expected}: write both at one size")
+        check_mask_size(labels, image, f"mask of '{name}'")
         return image, labels
 
     def split(self, name: str) -> list[int]:
