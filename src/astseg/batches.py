@@ -16,7 +16,7 @@ from torch import Tensor
 
 from astseg.data.tensors import images_to_tensor
 from astseg.guidance import Blobs, colour_regions, find_blobs
-from astseg.model.background import BackgroundModel, foreground_mask
+from astseg.model.background import BackgroundModel, foreground_mask, nearest_around
 from astseg.types import SceneArrays
 
 __all__ = ["Batches", "FrozenBackground", "freeze_background", "mirror"]
@@ -161,4 +161,5 @@ def _find_regions(images: Tensor, background: Tensor, predicted_error: Tensor, *
         for strictness in (1.0, 0.5)
     )
     colours = colour_regions(foreground, fringe, images.cpu().numpy(), background.cpu().numpy())
-    return find_blobs(colours, limit=limit)
+    moved = ~foreground_mask(images, nearest_around(images, background), predicted_error).cpu().numpy()
+    return find_blobs(colours, limit=limit, explained=moved)

@@ -36,7 +36,7 @@ DECAYS = ("step", "cosine")
 SCENARIOS = ("curriculum", "baseline")
 REFINEMENTS = ("paper", "residual", "none")
 FROZEN_STORAGES = ("float16", "uint8")
-BACKGROUND_FORMS = ("paper", "template")
+BACKGROUND_FORMS = ("paper", "template", "palette")
 BACKGROUND_WIDTHS = ("small", "simple", "complex", "auto")
 
 
@@ -81,7 +81,7 @@ class ModelConfig:
         background_log_activation: Log alpha_0 at the start.
         pixel_activation: A learned term for each pixel is added to log alpha_0.
         background_width: ``small``, ``simple``, ``complex`` or ``auto`` (simple or complex, by a short run).
-        background_form: ``paper`` or ``template`` (see :class:`astseg.model.background.BackgroundModel`).
+        background_form: ``paper``, ``template`` or ``palette`` (see :class:`astseg.model.background.BackgroundModel`).
         reference: Do what the reference implementation does by accident: with isotropic scale the first appearance
             number is the activation too, and all transformer layers start with equal weights.
     """

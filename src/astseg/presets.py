@@ -136,7 +136,7 @@ PRESETS: dict[str, Preset] = {
                 "transformer_feedforward": 256,
                 "dropout": 0.0,
                 "background_width": "small",
-                "background_form": "template",
+                "background_form": "palette",
             },
             "background": {
                 "steps": 500,

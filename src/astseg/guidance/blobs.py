@@ -20,6 +20,9 @@ NECK = 0.8
 THIN = 2.0
 """Nearer than this to their edge everywhere, in pixels, regions are too thin to tell a neck from the pixel grid."""
 
+SLIVER = 2.5
+"""Nearer than this to their edge everywhere, in pixels, regions may be lines that the background draws a bit off."""
+
 
 @dataclass(frozen=True)
 class Blobs:
@@ -59,7 +62,13 @@ class Blobs:
         return functional.adaptive_avg_pool2d((self.regions[:, None] == numbers).float(), size)
 
 
-def find_blobs(foreground: NDArray[np.bool_] | NDArray[np.int32], *, limit: int, smallest: float = 0.002) -> Blobs:
+def find_blobs(
+    foreground: NDArray[np.bool_] | NDArray[np.int32],
+    *,
+    limit: int,
+    smallest: float = 0.002,
+    explained: NDArray[np.bool_] | None = None,
+) -> Blobs:
     """Regions of foreground masks, cut at their necks, the largest first.
 
     Args:
@@ -67,6 +76,8 @@ def find_blobs(foreground: NDArray[np.bool_] | NDArray[np.int32], *, limit: int,
             number of the region at each pixel, 0 outside (:func:`astseg.guidance.colours.colour_regions`).
         limit: R, regions kept for each image, at most 255.
         smallest: Regions below this fraction of the image, or below 4 pixels, are noise.
+        explained: N x H x W, pixels that the background explains once it is moved a little. Thin regions of these are
+            no objects, but lines that the background drew a pixel off, such as that between a wall and the floor.
     """
     n, h, w = foreground.shape
     box = torch.zeros(n, limit, 4)
@@ -74,6 +85,8 @@ def find_blobs(foreground: NDArray[np.bool_] | NDArray[np.int32], *, limit: int,
     regions = torch.zeros(n, h, w, dtype=torch.uint8)
     for i, mask in enumerate(foreground):
         parts = [part for part in _parts(mask) if part[0] >= max(4.0, smallest * h * w)]
+        if explained is not None:
+            parts = [part for part in parts if not _is_line(part, explained[i])]
         parts.sort(key=lambda part: -part[0])
         for j, (_, top, left, part) in enumerate(parts[:limit]):
             height, width = part.shape
@@ -97,14 +110,24 @@ def _parts(
             yield int(cropped.sum()), window[0].start + int(rows[0]), window[1].start + int(columns[0]), cropped
 
 
-def _cut(region: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """Cut one connected region where it has a neck: its cores are peaks of the distance to its edge.
+def _is_line(part: tuple[int, int, int, NDArray[np.bool_]], explained: NDArray[np.bool_]) -> bool:
+    """Whether a region is thin, and explained for the most."""
+    area, top, left, region = part
+    height, width = region.shape
+    within = region & explained[top : top + height, left : left + width]
+    return bool(2 * within.sum() > area and _depth(region).max() < SLIVER)
 
-    Holes count as filled, so that a ring is one object and not a chain of them.
-    """
-    filled = ndimage.binary_fill_holes(region)
-    distance = ndimage.distance_transform_edt(np.pad(filled, 1))[1:-1, 1:-1]
-    smooth = ndimage.gaussian_filter(distance, 1.0) * filled
+
+def _depth(region: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Distance of each pixel from the edge of a region, holes filled, so that a ring is one object and no chain."""
+    depth: NDArray[np.float64] = ndimage.distance_transform_edt(np.pad(ndimage.binary_fill_holes(region), 1))
+    return depth[1:-1, 1:-1]
+
+
+def _cut(region: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """Cut one connected region where it has a neck: its cores are peaks of the distance to its edge."""
+    distance = _depth(region)
+    smooth = ndimage.gaussian_filter(distance, 1.0) * (distance > 0)
     peaks = np.argwhere((smooth == ndimage.maximum_filter(smooth, size=5)) & (distance > THIN))
     peaks = peaks[np.argsort(-distance[tuple(peaks.T)], kind="stable")]
     cores: list[NDArray[np.intp]] = []

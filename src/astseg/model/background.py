@@ -10,7 +10,7 @@ What differs from the authors' program:
 - One layer plan serves both halves. The authors' decoder tests the height where it should test the width, so that where
   the sides differ, so may its depth (64 x 128) or a kernel (128 x 64); ours always mirrors the encoder.
 - Image sizes that need fewer than 5 or more than 7 layers work, and so does the width ``small``.
-- The form ``template`` of :class:`BackgroundModel` is ours; ``paper`` is the default.
+- The forms ``template`` and ``palette`` of :class:`BackgroundModel` are ours; ``paper`` is the default.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from astseg.model.palette import COLOURS, Palette, View
 from astseg.types import UserError
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "foreground_mask",
     "is_complex",
     "layer_plan",
+    "nearest_around",
 ]
 
 CODE_SIZE = 16
@@ -206,12 +208,15 @@ def _block(plan: LayerPlan, channels: tuple[int, int], *, transposed: bool) -> n
 class BackgroundModel(nn.Module):
     """Autoencoder of the background: image -> 16 numbers -> background and predicted error (AE-NE).
 
-    Two forms. ``paper``: as published. ``template``, to learn in a minute what a mostly static scene looks like:
+    Three forms. ``paper``: as published. ``template``, to learn in a minute what a mostly static scene looks like:
 
     - Images enter centred on 0 instead of as 0 to 255. In front of a GroupNorm without biases the published range
       makes the code almost blind to brightness, because a brighter image is then, up to its scale, the same image.
     - A learned template of one number for each pixel and channel is added before the last sigmoid. It starts from the
       median of some images (:meth:`start_from`), so that the decoder has only to learn what differs from it.
+
+    ``palette`` is that, and for scenes that vary too: the template is added to a background mixed of a few colours that
+    are read from the image (:mod:`astseg.model.palette`), and starts from the median of what they leave.
     """
 
     def __init__(self, image_size: tuple[int, int], width: str = "simple", *, form: str = "paper") -> None:
@@ -221,15 +226,19 @@ class BackgroundModel(nn.Module):
             image_size: (height, width), each at least 8.
             width: Channel table: ``simple`` (one background for all images), ``complex`` (a new one in each image) or
                 ``small`` (for work without a GPU).
-            form: ``paper`` or ``template``.
+            form: ``paper``, ``template`` or ``palette``.
 
         Raises:
             UserError: If the images are too small or the width is unknown.
         """
         super().__init__()
-        assert form in ("paper", "template"), form
+        assert form in ("paper", "template", "palette"), form
         plans = layer_plan(image_size)
         encoder_channels, decoder_channels = channel_tables(width, len(plans))
+        self.palette = Palette(image_size, CODE_SIZE) if form == "palette" else None
+        if self.palette is not None:  # sees where each colour is, and draws a logit for each and the shading besides
+            encoder_channels = (encoder_channels[0] + COLOURS, *encoder_channels[1:])
+            decoder_channels = (decoder_channels[0] + COLOURS + 1, *decoder_channels[1:])
         self.encoder = nn.Sequential(
             *(
                 _block(plan, channels, transposed=False)
@@ -239,42 +248,62 @@ class BackgroundModel(nn.Module):
         upwards = zip(reversed(plans), itertools.pairwise(reversed(decoder_channels)), strict=True)
         blocks = [_block(plan, channels, transposed=True) for plan, channels in upwards]
         self.decoder = nn.Sequential(*blocks[:-1], blocks[-1][0])
-        self.template = nn.Parameter(torch.zeros(4, *image_size)) if form == "template" else None
+        self.template = None if form == "paper" else nn.Parameter(torch.zeros(4, *image_size))
 
     @torch.no_grad()
     def start_from(self, images: Tensor) -> None:
-        """Set the template to the median of some images and a small predicted error; without a template, do nothing.
+        """Set palette and template to what some images say, and a small predicted error; without them, do nothing.
 
         Args:
             images: N x 3 x H x W in [0, 1]; some hundred are enough.
         """
         if self.template is None:
             return
-        median = images.contiguous().median(dim=0).values.clamp(*TEMPLATE_RANGE)
-        self.template[:3] = median.logit()
         self.template[3:] = TEMPLATE_ERROR
+        if self.palette is None:
+            median = images.contiguous().median(dim=0).values.clamp(*TEMPLATE_RANGE)
+            self.template[:3] = median.logit()
+            return
+        self.palette.start_from(images)
+        nothing = images.new_zeros(())
+        mixed = self.palette.mix(self.palette.look(images), images.new_zeros(1, CODE_SIZE), nothing, nothing)
+        left = images.clamp(*TEMPLATE_RANGE).logit() - mixed.logit()
+        self.template[:3] = left.contiguous().median(dim=0).values
 
     def encode(self, images: Tensor) -> Tensor:
         """Images B x 3 x H x W in [0, 1] -> codes B x 16."""
+        return self._encode(images, None if self.palette is None else self.palette.look(images))
+
+    def _encode(self, images: Tensor, view: View | None) -> Tensor:
         scaled = images * 255 if self.template is None else (images - 0.5) * 4
+        if view is not None:
+            scaled = torch.cat([scaled, 4 * view.nearness - 2], dim=1)
         code: Tensor = self.encoder(scaled)
         return code.flatten(1)
 
-    def decode(self, code: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, code: Tensor, view: View | None = None) -> tuple[Tensor, Tensor]:
         """Codes B x 16 -> background B x 3 x H x W and predicted error B x 1 x H x W, both in [0, 1].
 
-        The predicted error is that of the background at each pixel, mean over RGB.
+        The predicted error is that of the background at each pixel, mean over RGB. A model with a palette needs what
+        that saw in the images, too.
         """
         logits: Tensor = self.decoder(code[:, :, None, None])
+        # Near 1, bfloat16 has steps of a grey level, as large as the errors that the loss is about.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.palette is not None:
+            assert view is not None, "a palette draws nothing without what it saw"
+            logits, shading, shares = torch.split(logits, [4, 1, COLOURS], dim=1)
+            mixed = self.palette.mix(view, code, shares, shading).logit()
+            logits = logits + functional.pad(mixed, (0, 0, 0, 0, 0, 1))
         if self.template is not None:
             logits = logits + self.template
-        # Near 1, bfloat16 has steps of a grey level, as large as the errors that the loss is about.
-        outputs = torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+        outputs = torch.sigmoid(logits)
         return outputs[:, :3], outputs[:, 3:]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images B x 3 x H x W -> background B x 3 x H x W and predicted error B x 1 x H x W, all in [0, 1]."""
-        return self.decode(self.encode(images))
+        view = None if self.palette is None else self.palette.look(images)
+        return self.decode(self._encode(images, view), view)
 
 
 def foreground_mask(images: Tensor, background: Tensor, predicted_error: Tensor, *, strictness: float = 1.0) -> Tensor:
@@ -301,6 +330,23 @@ def foreground_mask(images: Tensor, background: Tensor, predicted_error: Tensor,
         return mask
     closed = _erode(_dilate(mask, side=5), side=5)
     return _dilate(_erode(closed, side=7), side=7)
+
+
+def nearest_around(images: Tensor, background: Tensor, *, reach: int = 2) -> Tensor:
+    """What comes nearest to an image within the range that its background has around each pixel.
+
+    Args:
+        images: B x 3 x H x W in [0, 1].
+        background: B x 3 x H x W in [0, 1].
+        reach: So many pixels around.
+
+    Returns:
+        B x 3 x H x W.
+    """
+    side = 2 * reach + 1
+    brightest = functional.max_pool2d(background, side, stride=1, padding=reach)
+    darkest = -functional.max_pool2d(-background, side, stride=1, padding=reach)
+    return images.clamp(darkest, brightest)
 
 
 def _dilate(mask: Tensor, *, side: int) -> Tensor:
