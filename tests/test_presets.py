@@ -53,6 +53,7 @@ NOT_OURS: dict[str, Any] = {  # what this package adds is off in the published p
     "model.reference": False,
     "model.background_form": "paper",
     "model.pixel_activation": False,
+    "model.faint": 0.0,
     "objects.guidance": 0.0,
     "objects.parsimony_weight": 0.0,
     "objects.decay": "step",

@@ -80,6 +80,8 @@ class ModelConfig:
         dropout: Dropout rate of the transformer.
         background_log_activation: Log alpha_0 at the start.
         pixel_activation: A learned term for each pixel is added to log alpha_0.
+        faint: Objects whose log activation is lower than the background's by more than this are neither looked at again
+            nor drawn in training; 0 is the paper: all are drawn.
         background_width: ``small``, ``simple``, ``complex`` or ``auto`` (simple or complex, by a short run).
         background_form: ``paper``, ``template`` or ``palette`` (see :class:`astseg.model.background.BackgroundModel`).
         reference: Do what the reference implementation does by accident: with isotropic scale the first appearance
@@ -104,6 +106,7 @@ class ModelConfig:
     dropout: float = 0.1
     background_log_activation: float = 11.0
     pixel_activation: bool = False
+    faint: float = 0.0
     background_width: str = "complex"
     background_form: str = "paper"
     reference: bool = False
@@ -128,6 +131,7 @@ class ModelConfig:
             self.look >= 0 and self.look % 4 == 0,
             f"look is {self.look}, expected 0 or a multiple of 4: pixels of a crop",
         )
+        _check(self.faint >= 0, f"faint is {self.faint}, expected 0 (all objects are drawn) or more")
         _check_name("refinement", self.refinement, REFINEMENTS)
         _check_name("background_width", self.background_width, BACKGROUND_WIDTHS)
         _check_name("background_form", self.background_form, BACKGROUND_FORMS)

@@ -130,6 +130,7 @@ PRESETS: dict[str, Preset] = {
                 "glimpse_width": 2,
                 "backbone": "cnn",
                 "look": 16,
+                "faint": 5.0,
                 "refinement": "residual",
                 "transformer_width": 128,
                 "transformer_layers": 3,

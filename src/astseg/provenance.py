@@ -37,6 +37,7 @@ DEFAULTS: dict[str, str] = {
     "model.dropout": f"{REFERENCE} (PyTorch's default)",
     "model.background_log_activation": TABLE_1,
     "model.pixel_activation": f"{REFERENCE}: for videos only",
+    "model.faint": _OFF,
     "model.background_width": "AE-NE: complex where each image has another background",
     "model.background_form": "AE-NE",
     "model.reference": "ours: accidents of the reference are mended",

@@ -79,3 +79,16 @@ def test_a_model_with_a_second_look_renders_and_learns() -> None:
     drawn = model.glimpses(images, output.attention, output.latents.position, output.latents.scale)
     side = model.renderer.generator.side
     assert drawn.shape == (B, K, 4, side, side)
+
+
+def test_only_what_is_drawn_is_looked_at() -> None:
+    images, attention = torch.rand(B, 3, H, W), torch.rand(B, K, *CELLS)
+    position, scale = frames()
+    network = look()
+    drawn = torch.tensor([[True, False, True], [False, False, True]])
+    everything = network.describe(images, attention, position, scale)
+    some = network.describe(images, attention, position, scale, drawn)
+    torch.testing.assert_close(some[drawn], everything[drawn], atol=1e-5, rtol=1e-4)
+    assert (some[~drawn] == 0).all()
+    some.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in network.network.parameters())

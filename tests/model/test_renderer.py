@@ -289,11 +289,12 @@ def test_objects_that_are_off_are_not_drawn_where_no_gradient_is_wanted() -> Non
     renderer.generator.register_forward_hook(lambda _, given, __: generated.append(len(given[0])))
     expected = renderer(latents, background, layers=False)[2:]
     with torch.no_grad():
-        got = renderer(latents, background, layers=False)[2:]
+        got = renderer(latents, background, layers=False, drawn=renderer.drawn(latents.log_activation))[2:]
     assert generated == [B * K, B * (K - 1)]
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
     with torch.no_grad():
         latents.log_activation[:] = -100.0
-        weights, reconstruction = renderer(latents, background, layers=False)[2:]
+        drawn = renderer.drawn(latents.log_activation)
+        weights, reconstruction = renderer(latents, background, layers=False, drawn=drawn)[2:]
     assert torch.equal(reconstruction, background)
     assert (weights[:, 0] == 1).all()

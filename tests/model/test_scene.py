@@ -2,19 +2,20 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from astseg.config import ModelConfig
 from astseg.losses import reconstruction_loss
 from astseg.model.background import BackgroundModel
 from astseg.model.scene import build
 from astseg.ops import attention_pool
-from astseg.types import UserError
+from astseg.types import ObjectLatents, UserError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ENCODERS: dict[str, Any] = json.loads((GOLDEN / "glimpse_shapes.json").read_text())["encoders_K10_dz32"]
@@ -207,3 +208,37 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     assert output.reconstruction.dtype == torch.promote_types(dtype, torch.float32)
     torch.testing.assert_close(output.reconstruction.float(), exact.reconstruction, rtol=0, atol=0.03)
     torch.testing.assert_close(output.weights.sum(dim=1).float(), torch.ones(B, H, W))
+
+
+def test_faint_objects_are_not_drawn_in_training_and_the_others_learn_the_same() -> None:
+    """Half of the objects weigh e^-20: whether they are drawn or not, gradients differ by no more than that."""
+    config = ModelConfig(image_size=(24, 36), slots=4, appearance=5, backbone="cnn", look=8, background_width="small")
+    torch.manual_seed(0)
+    model = build(replace(config, dropout=0.0, background_log_activation=0.0))
+    images = torch.rand(3, 3, 24, 36)
+    locate = model.encoder.locate
+
+    def half_faint(seen: Tensor) -> tuple[ObjectLatents, Tensor]:
+        latents, attention = locate(seen)
+        faint = torch.tensor([0.0, -20.0, 0.0, -20.0])
+        return replace(latents, log_activation=latents.log_activation + faint), attention
+
+    model.encoder.locate = half_faint  # type: ignore[method-assign]
+    gradients = []
+    for model.renderer.faint in (0.0, 10.0):
+        model.zero_grad()
+        output = model(images, layers=False)
+        (output.reconstruction - images).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
+        drawn = (output.weights[:, [2, 4]] > 0).any().item()
+        assert drawn == (model.renderer.faint == 0)
+    for every, some in zip(*gradients, strict=True):
+        assert (every - some).norm() <= 1e-4 * every.norm() + 1e-6
+
+
+def test_where_nothing_is_on_everything_is_drawn() -> None:
+    config = ModelConfig(image_size=(24, 36), slots=4, appearance=5, backbone="cnn", background_width="small", faint=5)
+    torch.manual_seed(0)
+    model = build(config)  # the background weighs e^11
+    output = model(torch.rand(2, 3, 24, 36), layers=False)
+    assert (output.weights[:, 1:].amax(dim=(2, 3)) > 0).all()

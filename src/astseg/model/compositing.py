@@ -53,14 +53,13 @@ def draw_and_blend(
         background: B x 3 x H x W.
         background_log_activation: Log alpha of the background: a scalar, or H x W.
         windows: Whether objects are drawn in windows instead of on whole images; None: on a CPU.
-        drawn: B x K, which objects are drawn at all; None: all of them. The others must have masks of zeros; only
-            where no gradient is wanted.
+        drawn: B x K, which objects are drawn at all; None: all of them. The others must have masks of zeros, and get
+            no gradient.
 
     Returns:
         Weights, B x L x H x W, that sum to one over the layers (0 = background); and the reconstruction,
         B x 3 x H x W. They can be differentiated once.
     """
-    assert drawn is None or not torch.is_grad_enabled(), "objects that are left out have no gradient"
     both: tuple[Tensor, Tensor] = _DrawAndBlend.apply(  # type: ignore[no-untyped-call]
         glimpses,
         position,
@@ -112,7 +111,7 @@ class _DrawAndBlend(torch.autograd.Function):
             weights.div_(total[:, None])
             reconstruction = sums[:, :, :3].transpose(1, 2) / total[:, None]
             reconstruction.addcmul_(weights[:, :1], background.to(objects.dtype))
-        ctx.windows = windows
+        ctx.windows, ctx.drawn = windows, drawn
         ctx.save_for_backward(
             glimpses,
             position,
@@ -141,7 +140,7 @@ class _DrawAndBlend(torch.autograd.Function):
                 mean.addcmul_(weight, worth)
             pixels = torch.cat([gradient.transpose(1, 2), mean[:, :, None], total.reciprocal()[:, :, None]], dim=2)
             alpha_gradient = torch.zeros_like(alpha)  # of log alpha
-            for group in _groups(position, scale, (h, w), glimpses.shape[-1], windows=ctx.windows):
+            for group in _groups(position, scale, (h, w), glimpses.shape[-1], windows=ctx.windows, some=ctx.drawn):
                 drawn, around = objects.draw(group), group.take_from(pixels)  # N x n x 4 x m and N x n x 5 x m
                 colours, mask, arriving = drawn[:, :, :3], drawn[:, :, 3], around[:, :, :3]
                 worth = (arriving * colours).sum(dim=2).add_(group.take_planes(weights_gradient))
@@ -319,7 +318,7 @@ class _Objects:
         # Rows first: so rows, then columns, are sampled by a matrix product each, without moving anything in between.
         self.glimpses = glimpses.flatten(0, 1).permute(0, 2, 1, 3).to(self.dtype).contiguous()  # BK x g x 4 x g
         self.position, self.scale = position.to(self.dtype).flatten(0, 1), scale.to(self.dtype).flatten(0, 1)
-        self.gradients = torch.empty_like(self.glimpses)
+        self.gradients = torch.zeros_like(self.glimpses)  # not all objects need be drawn
         self.position_gradient = torch.zeros_like(position, dtype=self.dtype)
         self.scale_gradient = torch.zeros_like(scale, dtype=self.dtype)
 

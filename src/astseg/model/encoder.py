@@ -13,6 +13,8 @@ modes and every field is read at its own place. The switch ``reference`` gives i
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -144,9 +146,16 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> tuple[ObjectLatents, Tensor]:
         """images: B x 3 x H x W in [0, 1] -> latents, and attention maps B x K x h x w."""
         latents, attention = self.locate(images)
-        if self.look is not None:
-            latents.appearance = self.look(images, attention, latents.position, latents.scale, latents.appearance)
-        return latents, attention
+        return self.look_again(images, latents, attention), attention
+
+    def look_again(
+        self, images: Tensor, latents: ObjectLatents, attention: Tensor, drawn: Tensor | None = None
+    ) -> ObjectLatents:
+        """Latents with the appearance of the second look, where there is one, of those that are drawn (B x K)."""
+        if self.look is None:
+            return latents
+        where, scale = latents.position, latents.scale
+        return replace(latents, appearance=self.look(images, attention, where, scale, latents.appearance, drawn))
 
     def locate(self, images: Tensor) -> tuple[ObjectLatents, Tensor]:
         """The same before the second look, where there is one: the appearance is the pooled one."""

@@ -47,7 +47,9 @@ class SecondLook(nn.Module):
         # What the pooled features add to the appearance: nothing at first.
         self.pooled_share = nn.Parameter(torch.zeros(appearance_size))
 
-    def describe(self, images: Tensor, attention: Tensor, position: Tensor, scale: Tensor) -> Tensor:
+    def describe(
+        self, images: Tensor, attention: Tensor, position: Tensor, scale: Tensor, drawn: Tensor | None = None
+    ) -> Tensor:
         """What the crops of B images look like.
 
         Args:
@@ -55,6 +57,7 @@ class SecondLook(nn.Module):
             attention: B x K x h x w, 0 or more, of any scale; no gradient goes into it.
             position: B x K x 2, (x, y) in [-1, 1]; no gradient goes into it.
             scale: B x K x S, inverse scale; no gradient goes into it.
+            drawn: B x K, whose appearance is wanted; None: all of them. That of the others is 0.
 
         Returns:
             B x K x Z.
@@ -66,9 +69,21 @@ class SecondLook(nn.Module):
             crops = crop_glimpses(images, position, scale, side=self.side).flatten(0, 1)
             where = crop_glimpses(meant, position.view(b * k, 1, -1), scale.view(b * k, 1, -1), side=self.side)
         seen = torch.cat([crops, where.flatten(0, 1)], dim=1) - 0.5  # BK x 4 x side x side
-        return at_least_float32(self.network(seen)).view(b, k, -1)
+        if drawn is None:
+            return at_least_float32(self.network(seen)).view(b, k, -1)
+        chosen = drawn.flatten().nonzero().squeeze(1)
+        described = at_least_float32(self.network(seen[chosen]))
+        return described.new_zeros(b * k, described.shape[1]).index_copy(0, chosen, described).view(b, k, -1)
 
-    def forward(self, images: Tensor, attention: Tensor, position: Tensor, scale: Tensor, pooled: Tensor) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        attention: Tensor,
+        position: Tensor,
+        scale: Tensor,
+        pooled: Tensor,
+        drawn: Tensor | None = None,
+    ) -> Tensor:
         """The appearance of every slot: that of its crop, and a learned share of what the feature map gives.
 
         Args:
@@ -77,8 +92,9 @@ class SecondLook(nn.Module):
             position: B x K x 2.
             scale: B x K x S.
             pooled: B x K x Z.
+            drawn: B x K, whose appearance is wanted; None: all of them.
 
         Returns:
             B x K x Z.
         """
-        return self.describe(images, attention, position, scale) + self.pooled_share * pooled
+        return self.describe(images, attention, position, scale, drawn) + self.pooled_share * pooled

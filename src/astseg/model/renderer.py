@@ -77,6 +77,7 @@ class Renderer(nn.Module):
         image_size: tuple[int, int],
         background_log_activation: float = 11.0,
         pixel_activation: bool = False,
+        faint: float = 0.0,
     ) -> None:
         """Put the parts together.
 
@@ -85,10 +86,13 @@ class Renderer(nn.Module):
             image_size: (H, W).
             background_log_activation: Log alpha_0 at the start; learned.
             pixel_activation: Adds a learned term for each pixel to log alpha_0 (the reference's setting for videos).
+            faint: Objects whose log activation is lower than the background's by more than this are not drawn in
+                training; 0: all are.
         """
         super().__init__()
         self.generator = generator
         self.image_size = image_size
+        self.faint = faint
         self.background_log_activation = nn.Parameter(torch.tensor(float(background_log_activation)))
         self.pixel_log_activation = nn.Parameter(torch.zeros(image_size)) if pixel_activation else None
 
@@ -98,8 +102,18 @@ class Renderer(nn.Module):
             return self.background_log_activation
         return self.background_log_activation + self.pixel_log_activation
 
+    def drawn(self, log_activation: Tensor) -> Tensor | None:
+        """B x K log activations -> which of the objects are drawn where only the image is wanted; None: all of them."""
+        below = self.faint if torch.is_grad_enabled() else -OFF
+        if not below:
+            return None
+        chosen = log_activation.detach() - self.background_activation().detach().min() > -below
+        if torch.is_grad_enabled() and not chosen.any():
+            return None  # nothing is on yet, so everything is still to be learnt
+        return chosen
+
     def forward(
-        self, latents: ObjectLatents, background: Tensor, *, layers: bool = True
+        self, latents: ObjectLatents, background: Tensor, *, layers: bool = True, drawn: Tensor | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
         """Render.
 
@@ -107,6 +121,7 @@ class Renderer(nn.Module):
             latents: The objects of B images.
             background: B x 3 x H x W in [0, 1].
             layers: Whether layers and masks are wanted too. Training does without: they are most of the cost.
+            drawn: B x K, which objects are drawn (:meth:`drawn`); only without layers.
 
         Returns:
             Layers B x K x 3 x H x W, masks B x K x H x W (None and None where not wanted), weights B x L x H x W,
@@ -115,7 +130,6 @@ class Renderer(nn.Module):
         b, k, _ = latents.appearance.shape
         behind = self.background_activation()
         if not layers:
-            drawn = None if torch.is_grad_enabled() else latents.log_activation - behind.min() > OFF
             glimpses = self._glimpses(latents.appearance, drawn)
             weights, reconstruction = draw_and_blend(
                 glimpses, latents.position, latents.scale, latents.log_activation, background, behind, drawn=drawn

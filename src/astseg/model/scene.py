@@ -54,8 +54,10 @@ class AstSeg(nn.Module):
             raise UserError(f"images are {height}x{width}, but the model was built for {rows}x{columns}: resize them")
         if background is None:
             background, _ = self.background_model(images)
-        latents, attention = self.encoder(images)
-        colours, masks, weights, reconstruction = self.renderer(latents, background, layers=layers)
+        latents, attention = self.encoder.locate(images)
+        drawn = None if layers else self.renderer.drawn(latents.log_activation)
+        latents = self.encoder.look_again(images, latents, attention, drawn)
+        colours, masks, weights, reconstruction = self.renderer(latents, background, layers=layers, drawn=drawn)
         return SceneOutput(
             latents=latents,
             attention=attention,
@@ -115,6 +117,7 @@ def build(config: ModelConfig) -> AstSeg:
         image_size=config.image_size,
         background_log_activation=config.background_log_activation,
         pixel_activation=config.pixel_activation,
+        faint=config.faint,
     )
     background = BackgroundModel(config.image_size, config.background_width, form=config.background_form)
     model = AstSeg(background, encoder, renderer)
