@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from astseg.comparison import (
     write_per_image,
 )
 from astseg.config import Config
-from astseg.data import fingerprint, load_scenes, open_source, select, source_hash
+from astseg.data import Reading, fingerprint, load_scenes, open_source, select, source_hash
 from astseg.data.cached import CachedSource
 from astseg.data_commands import cached_if_large
 from astseg.demo import run_demo
@@ -32,15 +33,18 @@ from astseg.evaluate import evaluate
 from astseg.model.scene import build
 from astseg.model.segformer import licence_notice
 from astseg.outputs import write_whole
-from astseg.predict import Segmenter, segment_folder
+from astseg.predict import KINDS, Segmenter, segment_folder
 from astseg.progress import Reporter, require_tensorboard
 from astseg.reference import import_reference
-from astseg.terminal import progress_bar
+from astseg.terminal import printable, progress_bar
 from astseg.train import choose_background_width, default_device, train
 from astseg.types import SceneArrays, UserError
 from astseg.watch import PanelWatch, few
 
 __all__ = ["run"]
+
+MOST_TOLD = 20
+"""Lines about files that were skipped."""
 
 
 def run(command: Any) -> int:
@@ -217,19 +221,34 @@ def measure(command: arguments.Evaluate, run: Path, console: Console) -> Measure
 def segment_input(command: arguments.Segment, console: Console) -> int:
     """``astseg segment``; 3 where some files could not be read."""
     segmenter = Segmenter.from_pretrained(command.run)
-    with progress_bar(console, "segment", None) as advance:
-        summary = segment_folder(
-            segmenter,
-            command.input,
-            command.out,
-            batch_size=command.batch_size,
-            every=command.every,
-            fit=command.fit,
-            progress=advance,
-        )
-    console.print(f"{summary.objects} objects in {summary.images} images: {command.out}")
-    for line in summary.skipped:
-        console.print(f"skipped: {line}")
+    began = time.monotonic()
+    try:
+        with progress_bar(console, "segment", None) as advance:
+            summary = segment_folder(
+                segmenter,
+                command.inputs,
+                command.out,
+                batch_size=command.batch_size,
+                write=KINDS if command.every else command.write,
+                fit=command.fit,
+                reading=Reading(stride=command.stride, frames=command.frames),
+                progress=advance,
+            )
+    except KeyboardInterrupt:
+        told = "the masks that are there are whole, coco.json and objects.csv are not; the same command begins anew"
+        console.print(f"stopped: {told}")
+        return 130
+    speed = summary.images / max(time.monotonic() - began, 1e-9)
+    for line in summary.skipped[:MOST_TOLD]:
+        console.print(f"skipped: {printable(line)}")
+    if summary.skipped:
+        more = len(summary.skipped) - MOST_TOLD
+        unlisted = f"; {more} more are named in {command.out / 'segment.json'}" if more > 0 else ""
+        console.print(f"{len(summary.skipped)} could not be read and were skipped{unlisted}")
+    console.print(f"{summary.objects} objects in {summary.images} images, {speed:.3g} images a second")
+    console.print(f"{command.out} holds {', '.join(summary.written)}")
+    look = next((kind for kind in ("videos/", "overlays/") if kind in summary.written), "masks/")
+    console.print(f"look at {command.out / look}; next: astseg export {command.out} --to cvat|labelme|yolo")
     return 3 if summary.skipped else 0
 
 

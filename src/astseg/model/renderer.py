@@ -60,6 +60,7 @@ class GlimpseGenerator(nn.Sequential):
             layers += [TransposedConvolution(before, after, 4, 2, 1, bias=i == last)]
         super().__init__(*layers, nn.Sigmoid())
         self.side = 2 ** len(channels)
+        self.appearance_size = appearance_size
 
     def forward(self, appearance: Tensor) -> Tensor:
         """appearance: N x Z -> N x 4 x g x g in [0, 1]."""

@@ -1,7 +1,7 @@
 """Maps at the model's size to the picture's own size, smoothly, and only where they are not zero.
 
-An object covers a part of the picture and its weight is exactly zero elsewhere, so that a window of it is enlarged by two
-small matrix products. The numbers are those of bilinear interpolation, averaged where it shrinks.
+An object covers a part of the picture and its weight is exactly zero elsewhere, so that a window of it is enlarged by
+two small matrix products. The numbers are those of bilinear interpolation, averaged where it shrinks.
 """
 
 from __future__ import annotations
