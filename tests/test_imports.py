@@ -24,7 +24,7 @@ RANK = {
         + ["published", "schedule", "terminal"],
         3,
     ),
-    **dict.fromkeys(["arguments", "card", "contact", "evaluate", "predict", "train", "watch"], 4),
+    **dict.fromkeys(["arguments", "card", "contact", "evaluate", "handover", "predict", "train", "watch"], 4),
     **dict.fromkeys(["comparison", "data_commands", "demo", "reference"], 5),
     **dict.fromkeys(["commands"], 6),
     **dict.fromkeys(["cli"], 7),

@@ -23,6 +23,7 @@ __all__ = [
     "CheckData",
     "Demo",
     "Evaluate",
+    "Export",
     "ImportReference",
     "Prepare",
     "Presets",
@@ -194,6 +195,20 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Hand masks over to CVAT, labelme or YOLO, as labels to mend or to train with."""
+
+    segmented: Positional[Path]
+    """What astseg segment made."""
+    to: Literal["cvat", "labelme", "yolo"]
+    """cvat: CVAT for images 1.1; labelme: a JSON a picture; yolo: segmentation labels, pictures and data.yaml."""
+    out: Path | None = None
+    """Folder for the files; by default one in SEGMENTED that is called after the format."""
+    label: str = "object"
+    """What the objects are called."""
+
+
+@dataclass(frozen=True)
 class ImportReference:
     """Take over the weights of the authors' program (a .pth file) as a run folder."""
 
@@ -291,6 +306,7 @@ Command = (
     | Annotated[TrainBackground, subcommand("train-background")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Segment, subcommand("segment")]
+    | Annotated[Export, subcommand("export")]
     | Annotated[Presets, subcommand("presets")]
     | Annotated[ImportReference, subcommand("import-reference")]
 )

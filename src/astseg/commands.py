@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -25,11 +26,13 @@ from astseg.comparison import (
     write_per_image,
 )
 from astseg.config import Config
-from astseg.data import Reading, fingerprint, load_scenes, open_source, select, source_hash
+from astseg.data import Reading, SceneSource, fingerprint, load_scenes, open_source, select, source_hash
 from astseg.data.cached import CachedSource
+from astseg.data.masked import CocoSource, MaskedFolderSource
 from astseg.data_commands import cached_if_large
 from astseg.demo import run_demo
 from astseg.evaluate import evaluate
+from astseg.handover import export
 from astseg.model.scene import build
 from astseg.model.segformer import licence_notice
 from astseg.outputs import write_whole
@@ -60,6 +63,7 @@ def run(command: Any) -> int:
         arguments.TrainBackground: train_run,
         arguments.Evaluate: evaluate_run,
         arguments.Segment: segment_input,
+        arguments.Export: export_labels,
         arguments.Demo: demo,
         arguments.ImportReference: import_weights,
     }
@@ -191,10 +195,14 @@ def measure(command: arguments.Evaluate, run: Path, console: Console) -> Measure
     cropped = isinstance(source, CachedSource)  # when it was prepared
     crop = command.crop if command.crop is not None or cropped else about.get("crop")
     fit = command.fit or about.get("fit", "crop")
-    scenes = load(console, command, config, crop=crop, fit=fit)
+    few = isinstance(source, MaskedFolderSource | CocoSource)  # labels of some pictures, made by hand
+    scenes = load(console, command, config, crop=crop, fit=fit, few_labels=few)
     if scenes.labels is None:
         console.print("these scenes have no masks: only figures that need none are given")
-    split_hash = source_hash(source, select(source, command.split))
+    chosen = select(source, command.split)
+    if few:
+        chosen = tell_few_labels(console, source, chosen, scenes, slots=config.model.slots)
+    split_hash = source_hash(source, chosen)
     with progress_bar(console, f"evaluate {run}", len(scenes)) as advance:
         result = evaluate(
             model,
@@ -216,6 +224,23 @@ def measure(command: arguments.Evaluate, run: Path, console: Console) -> Measure
         "seed": about.get("seed"),
     }
     return Measured(run, result, circumstances, about.get("preset"))
+
+
+def tell_few_labels(
+    console: Console, source: SceneSource, chosen: list[int], scenes: SceneArrays, *, slots: int
+) -> list[int]:
+    """What a person should know who labelled some pictures; gives the chosen scenes that are whole."""
+    whole = [index for index in chosen if source.problem(index) is None]
+    if len(whole) < len(chosen):
+        first = next(source.problem(index) for index in chosen if source.problem(index) is not None)
+        console.print(f"{len(chosen) - len(whole)} of {len(chosen)} are left out: {printable(str(first))}, ...")
+    if scenes.labels is not None:
+        counts = np.array([len(np.unique(labels[labels > 0])) for labels in scenes.labels])
+        if (counts > slots).any():
+            console.print(f"{(counts > slots).sum()} of {len(counts)} pictures have more objects than {slots} slots")
+        if (counts == 0).any():
+            console.print(f"{(counts == 0).sum()} of {len(counts)} pictures have no object in their masks and count so")
+    return whole
 
 
 def segment_input(command: arguments.Segment, console: Console) -> int:
@@ -252,6 +277,24 @@ def segment_input(command: arguments.Segment, console: Console) -> int:
     return 3 if summary.skipped else 0
 
 
+def export_labels(command: arguments.Export, console: Console) -> int:
+    """``astseg export``; 3 where some pictures were left out."""
+    with progress_bar(console, "export", None) as advance:
+        summary = export(command.segmented, command.to, command.out, label=command.label, progress=advance)
+    for line in summary.skipped[:MOST_TOLD]:
+        console.print(f"left out: {printable(line)}")
+    if len(summary.skipped) > MOST_TOLD:
+        console.print(f"left out: {len(summary.skipped) - MOST_TOLD} more")
+    console.print(f"{summary.objects} objects in {summary.images} images, for {command.to}: {summary.out}")
+    following = {
+        "cvat": f"in CVAT make a task with the pictures, then upload {summary.out / 'annotations.xml'} as 'CVAT 1.1'",
+        "labelme": f"labelme PICTURES --output {summary.out}",
+        "yolo": f"yolo segment train data={summary.out / 'data.yaml'} model=yolo11n-seg.pt",
+    }
+    console.print(f"next: {following[command.to]}")
+    return 3 if summary.skipped else 0
+
+
 def demo(command: arguments.Demo, console: Console) -> int:
     """``astseg demo``."""
     result = run_demo(command, console)
@@ -276,9 +319,18 @@ def import_weights(command: arguments.ImportReference, console: Console) -> int:
 
 
 def load(
-    console: Console, command: arguments.TrainBackground | arguments.Evaluate, config: Config, *, crop: Any, fit: str
+    console: Console,
+    command: arguments.TrainBackground | arguments.Evaluate,
+    config: Config,
+    *,
+    crop: Any,
+    fit: str,
+    few_labels: bool = False,
 ) -> SceneArrays:
-    """The scenes at the size of the model, their labels checked against its slots."""
+    """The scenes at the size of the model, their labels checked against its slots.
+
+    With few labels, pictures without a mask are left out, and more objects than slots are something to measure.
+    """
     training = isinstance(command, arguments.TrainBackground)
     if isinstance(command, arguments.TrainBackground) and config.augment.copies == 1:
         size = config.model.image_size
@@ -296,7 +348,8 @@ def load(
             reading=command.reading,
             augment=config.augment if training else None,
             seed=command.seed if isinstance(command, arguments.TrainBackground) else 0,
-            max_label=config.model.slots,
+            max_label=None if few_labels else config.model.slots,
+            skip_incomplete=few_labels,
             progress=advance,
         )
 

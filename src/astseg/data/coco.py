@@ -19,7 +19,7 @@ from astseg.types import UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CocoMasks", "read_coco"]
+__all__ = ["CocoMasks", "polygon_mask", "read_coco"]
 
 
 class CocoMasks:
@@ -106,12 +106,21 @@ def _mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
     for polygon in segmentation:
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"a polygon has {len(polygon)} numbers, expected x and y of three points or more")
-        mask |= _inside(np.asarray(polygon, np.float64).reshape(-1, 2), height, width)
+        mask |= polygon_mask(np.asarray(polygon, np.float64).reshape(-1, 2), height, width)
     return mask
 
 
-def _inside(points: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:
-    """Pixels whose middle lies inside a polygon: those with an odd number of its edges to their left."""
+def polygon_mask(points: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:
+    """Pixels whose middle lies inside a polygon: those with an odd number of its edges to their left.
+
+    Args:
+        points: N x 2, (x, y) in pixels; (0, 0) is the corner of the first pixel.
+        height: H.
+        width: W.
+
+    Raises:
+        ValueError: A point is not finite.
+    """
     if not np.isfinite(points).all():
         raise ValueError("a polygon has coordinates that are no numbers")
     inside = np.zeros((height, width), np.bool_)

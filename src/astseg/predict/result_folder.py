@@ -135,14 +135,16 @@ def remove_results(out: Path, results: Sequence[str]) -> None:
     for table in ("objects.csv", "coco.json", "objects.csv.part", "coco.json.part", "coco.json.images"):
         (out / table).unlink(missing_ok=True)
     known = set(results)
+    videos = {os.path.dirname(result) for result in results}
+    videos |= {f"{video}.mp4" for video in videos}
     for kind in ("masks", *KINDS, "videos"):
         for path in list(_files(out / kind)):
             # A process that was killed leaves its last files unfinished.
-            name, ending = os.path.splitext(path.relative_to(out / kind).as_posix().removesuffix(".part"))
+            file = path.relative_to(out / kind).as_posix().removesuffix(".part")
+            name = os.path.splitext(file)[0]
             if kind == "cutouts":
                 name = name.rpartition("_")[0]
-            of_a_video = kind == "videos" and ending == ".mp4" and any(one.startswith(name + "/") for one in known)
-            if of_a_video or name in known:
+            if file in videos if kind == "videos" else name in known:
                 path.unlink(missing_ok=True)
 
 

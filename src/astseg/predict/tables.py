@@ -1,7 +1,8 @@
 """The objects of all pictures in two files, a CSV and a COCO json, written as they come: memory does not grow.
 
 Source of the second: the COCO data format (cocodataset.org). Beside what it asks for, a picture has ``mask``, its label
-map, and an annotation ``label``, its number there, and ``order``, 0 for the front-most.
+map, and an annotation ``label``, its number there, ``order``, 0 for the front-most, and
+``visibility``.
 """
 
 from __future__ import annotations
@@ -112,6 +113,7 @@ class Tables:
                     "area": found.area,
                     "score": round(found.score, 6),
                     "order": found.order,
+                    "visibility": round(found.visibility, 6),
                     "iscrowd": 0,
                     "segmentation": {"size": [height, width], "counts": runs_to_text(counts)},
                 }

@@ -88,7 +88,8 @@ class VideoResults:
             self._writer.close(whole=True)
         self._video, self._tracker = video, Tracker()
         if self._folder is not None:
-            self._writer = OverlayVideo(self._folder / f"{video}.mp4", rate=source.rate(video))
+            name = video if video.endswith(".mp4") else f"{video}.mp4"
+            self._writer = OverlayVideo(self._folder / name, rate=source.rate(video))
 
 
 class OverlayVideo:
