@@ -243,8 +243,9 @@ def test_the_command_tells_where_things_are_and_what_is_next(
     assert lines[1] == "1 could not be read and were skipped"
     assert "images a second" in lines[2]
     assert lines[3] == f"{out} holds masks/, overlays/, backgrounds/, cutouts/, coco.json, objects.csv"
-    assert lines[4] == f"look at {out}/overlays; next: astseg export {out} --to cvat|labelme|yolo"
-    assert len(lines) == 5
+    assert lines[4] == f"look at {out}/overlays"
+    assert lines[5] == f"next, to mend them or to train with them: astseg export {out} --to labelme"
+    assert len(lines) == 6
 
 
 def test_a_broken_name_is_told_in_one_line(spread_run: Path, hard_folder: Path, tmp_path: Path, told: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,28 +25,24 @@ from astseg.comparison import (
     write_per_image,
 )
 from astseg.config import Config
-from astseg.data import Reading, SceneSource, fingerprint, load_scenes, open_source, select, source_hash
+from astseg.data import SceneSource, fingerprint, load_scenes, open_source, select, source_hash
 from astseg.data.cached import CachedSource
 from astseg.data.masked import CocoSource, MaskedFolderSource
 from astseg.data_commands import cached_if_large
 from astseg.demo import run_demo
 from astseg.evaluate import evaluate
-from astseg.handover import export
 from astseg.model.scene import build
 from astseg.model.segformer import licence_notice
 from astseg.outputs import write_whole
-from astseg.predict import KINDS, Segmenter, segment_folder
 from astseg.progress import Reporter, require_tensorboard
 from astseg.reference import import_reference
+from astseg.segment_commands import export_labels, segment_input
 from astseg.terminal import printable, progress_bar
 from astseg.train import choose_background_width, default_device, train
 from astseg.types import SceneArrays, UserError
 from astseg.watch import PanelWatch, few
 
 __all__ = ["run"]
-
-MOST_TOLD = 20
-"""Lines about files that were skipped."""
 
 
 def run(command: Any) -> int:
@@ -235,64 +230,14 @@ def tell_few_labels(
         first = next(source.problem(index) for index in chosen if source.problem(index) is not None)
         console.print(f"{len(chosen) - len(whole)} of {len(chosen)} are left out: {printable(str(first))}, ...")
     if scenes.labels is not None:
-        counts = np.array([len(np.unique(labels[labels > 0])) for labels in scenes.labels])
+        counts = np.array(
+            [len(np.unique(labels[labels > 0])) for labels in (scenes.labels[index] for index in range(len(scenes)))]
+        )
         if (counts > slots).any():
             console.print(f"{(counts > slots).sum()} of {len(counts)} pictures have more objects than {slots} slots")
         if (counts == 0).any():
             console.print(f"{(counts == 0).sum()} of {len(counts)} pictures have no object in their masks and count so")
     return whole
-
-
-def segment_input(command: arguments.Segment, console: Console) -> int:
-    """``astseg segment``; 3 where some files could not be read."""
-    segmenter = Segmenter.from_pretrained(command.run)
-    began = time.monotonic()
-    try:
-        with progress_bar(console, "segment", None) as advance:
-            summary = segment_folder(
-                segmenter,
-                command.inputs,
-                command.out,
-                batch_size=command.batch_size,
-                write=KINDS if command.every else command.write,
-                fit=command.fit,
-                reading=Reading(stride=command.stride, frames=command.frames),
-                progress=advance,
-            )
-    except KeyboardInterrupt:
-        told = "the masks that are there are whole, coco.json and objects.csv are not; the same command begins anew"
-        console.print(f"stopped: {told}")
-        return 130
-    speed = summary.images / max(time.monotonic() - began, 1e-9)
-    for line in summary.skipped[:MOST_TOLD]:
-        console.print(f"skipped: {printable(line)}")
-    if summary.skipped:
-        more = len(summary.skipped) - MOST_TOLD
-        unlisted = f"; {more} more are named in {command.out / 'segment.json'}" if more > 0 else ""
-        console.print(f"{len(summary.skipped)} could not be read and were skipped{unlisted}")
-    console.print(f"{summary.objects} objects in {summary.images} images, {speed:.3g} images a second")
-    console.print(f"{command.out} holds {', '.join(summary.written)}")
-    look = next((kind for kind in ("videos/", "overlays/") if kind in summary.written), "masks/")
-    console.print(f"look at {command.out / look}; next: astseg export {command.out} --to cvat|labelme|yolo")
-    return 3 if summary.skipped else 0
-
-
-def export_labels(command: arguments.Export, console: Console) -> int:
-    """``astseg export``; 3 where some pictures were left out."""
-    with progress_bar(console, "export", None) as advance:
-        summary = export(command.segmented, command.to, command.out, label=command.label, progress=advance)
-    for line in summary.skipped[:MOST_TOLD]:
-        console.print(f"left out: {printable(line)}")
-    if len(summary.skipped) > MOST_TOLD:
-        console.print(f"left out: {len(summary.skipped) - MOST_TOLD} more")
-    console.print(f"{summary.objects} objects in {summary.images} images, for {command.to}: {summary.out}")
-    following = {
-        "cvat": f"in CVAT make a task with the pictures, then upload {summary.out / 'annotations.xml'} as 'CVAT 1.1'",
-        "labelme": f"labelme PICTURES --output {summary.out}",
-        "yolo": f"yolo segment train data={summary.out / 'data.yaml'} model=yolo11n-seg.pt",
-    }
-    console.print(f"next: {following[command.to]}")
-    return 3 if summary.skipped else 0
 
 
 def demo(command: arguments.Demo, console: Console) -> int:

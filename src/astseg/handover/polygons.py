@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Part", "bridged", "parts_of"]
 
-_TOLERANCE = 1.0
+_TOLERANCE = 0.5
 """Pixels between an outline and its simplified form at first; halved until the mask is kept well enough."""
 
 _KEPT = 0.98
