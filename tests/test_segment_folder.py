@@ -190,6 +190,34 @@ def check_whole(out: Path) -> None:
             image.load()
 
 
+FULL = """
+import resource, signal, sys
+from astseg.cli import main
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("largest", [300, 6000])
+def test_a_full_disk_is_told_and_leaves_nothing_half(
+    spread_run: Path, hard_folder: Path, tmp_path: Path, largest: int
+) -> None:
+    """At 300 bytes nothing can be written, at 6,000 the tables cannot."""
+    out = tmp_path / "out"
+    words = ["segment", str(spread_run), str(hard_folder), "--out", str(out), "--write"]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(largest), *words], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "cannot be written (File too large): choose another folder or free space" in done.stderr
+    assert not [
+        path for path in out.rglob("*") if path.suffix in (".part", ".images", ".csv") or path.name == "coco.json"
+    ]
+
+
 MEMORY = """
 import resource, sys
 from astseg.predict import Segmenter, segment_folder

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -78,7 +78,7 @@ class Tables:
                     self._finish()
         finally:
             for file in self._files:
-                with _told(self._coco, only_if=kind is None):
+                with suppress(OSError):  # what could not be written is thrown away
                     file.close()
                 Path(file.name).unlink(missing_ok=True)
 
@@ -145,15 +145,12 @@ def _part(path: Path) -> Path:
 
 
 @contextmanager
-def _told(path: Path, *, only_if: bool = True) -> Iterator[None]:
-    """Faults of the file system as mistakes of the user, or unheard where another one is under way."""
+def _told(path: Path) -> Iterator[None]:
+    """Faults of the file system as mistakes of the user."""
     try:
         yield
     except OSError as error:
-        if only_if:
-            raise UserError(
-                f"'{path}' cannot be written ({error.strerror}): choose another folder or free space"
-            ) from None
+        raise UserError(f"'{path}' cannot be written ({error.strerror}): choose another folder or free space") from None
 
 
 def _row(name: str, label: int, found: ObjectPrediction) -> list[Any]:
