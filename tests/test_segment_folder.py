@@ -270,6 +270,7 @@ def test_the_command_tells_where_things_are_and_what_is_next(
     assert "skipped: '50.png' is not a complete picture" in lines[0]
     assert lines[1] == "1 could not be read and were skipped"
     assert "images a second" in lines[2]
+    assert lines.pop(3).endswith("and were squeezed: a run that learnt from crops may do better with --fit crop")
     assert lines[3] == f"{out} holds masks/, overlays/, backgrounds/, cutouts/, coco.json, objects.csv"
     assert lines[4] == f"look at {out}/overlays"
     assert lines[5] == f"next, to mend them or to train with them: astseg export {out} --to labelme"

@@ -50,6 +50,9 @@ _LARGEST_BATCH = 2**24
 _THREADS = 4
 """Pillow reads and writes without the interpreter lock; four also fill two busy cores."""
 
+_MUCH = 0.1
+"""A change of proportions that is worth telling."""
+
 _USUAL = ("overlays", "backgrounds", "cutouts")
 
 T = TypeVar("T")
@@ -65,12 +68,14 @@ class SegmentSummary:
         objects: Number of objects found in them.
         skipped: For each picture that could not be read, what is wrong with it, in a line that names it.
         written: What lies in the folder now: names of files, and of folders with a slash at the end.
+        squeezed: Number of pictures whose proportions were changed by more than a tenth to fit the model.
     """
 
     images: int
     objects: int
     skipped: tuple[str, ...]
     written: tuple[str, ...] = ()
+    squeezed: int = 0
 
 
 def segment_folder(
@@ -143,12 +148,13 @@ def segment_folder(
     about |= {"images": tables.images, "objects": tables.objects, "skipped": skipped}
     write_json(out / MARK, {"complete": True, **about, "results": results})
     present = [f"{kind}/" for kind in ("masks", *KINDS, "videos") if (out / kind).is_dir()]
-    return SegmentSummary(tables.images, tables.objects, tuple(skipped), (*present, "coco.json", "objects.csv"))
+    written = (*present, "coco.json", "objects.csv")
+    return SegmentSummary(tables.images, tables.objects, tuple(skipped), written, work.squeezed)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Work:
-    """What stays the same for all pictures."""
+    """What stays the same for all pictures, and what is counted of them."""
 
     segmenter: Segmenter
     source: SceneSource
@@ -157,6 +163,7 @@ class _Work:
     out: Path
     kinds: Collection[str]
     fit: str | None
+    squeezed: int = 0
 
     def run(
         self,
@@ -176,6 +183,7 @@ class _Work:
             )
             for (index, image), prediction in zip(batch, predictions, strict=True):
                 name, result = self.names[index], self.results[index]
+                self.squeezed += abs(prediction.placement.distortion - 1) > _MUCH
                 labels, objects = videos.follow(name, image, prediction)
                 tables.add(name, f"masks/{result}.png", labels, objects)
                 kinds = videos.kinds_of_frames
