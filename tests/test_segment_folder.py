@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,6 +125,19 @@ def test_only_what_is_asked_for_is_written(segmenter: Segmenter, hard_folder: Pa
         assert {path.name for path in out.iterdir()} == folders | {"coco.json", "objects.csv", "segment.json"}
     with pytest.raises(UserError, match="'pictures' cannot be written, choose from overlays"):
         segment_folder(segmenter, one, tmp_path / "new", write=("pictures",))
+
+
+def test_results_are_never_taken_for_pictures(segmenter: Segmenter, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.fromarray(picture(25, 35, 3)).save(tmp_path / "in" / "a.png")
+    out = tmp_path / "in" / "out"
+    assert segment_folder(segmenter, tmp_path / "in" / "*.png", out).images == 1
+    before = sorted(out.rglob("*"))
+    with pytest.raises(UserError, match="holds some of the pictures that are named"):
+        segment_folder(segmenter, tmp_path / "in" / "**" / "*.png", out)
+    with pytest.raises(UserError, match="fit is 'stretch'"):
+        segment_folder(segmenter, tmp_path / "in" / "*.png", out, fit="stretch")
+    assert sorted(out.rglob("*")) == before
 
 
 class StoppedError(Exception):
@@ -287,20 +299,31 @@ def test_a_broken_name_is_told_in_one_line(spread_run: Path, hard_folder: Path, 
     assert text.splitlines()[0].startswith("skipped: 'broken\\nname.png' is not a complete picture")
 
 
+CTRL_C = """
+import os, signal, sys
+from astseg import cli
+from astseg.predict import folder
+
+written = []
+
+def write(*arguments, whole=folder.write_pictures):
+    whole(*arguments)
+    written.append(arguments)
+    if len(written) == 10:
+        os.kill(os.getpid(), signal.SIGINT)
+
+folder.write_pictures = write
+cli.main(sys.argv[1:])
+"""
+
+
 def test_ctrl_c_is_told_honestly(spread_run: Path, hard_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = [sys.executable, "-c", "from astseg.cli import main; main()", "segment", str(spread_run)]
-    process = subprocess.Popen(
-        [*words, str(hard_folder), "--out", str(out), "--batch-size", "1"], stdout=subprocess.PIPE, text=True
+    words = ["segment", str(spread_run), str(hard_folder), "--out", str(out), "--batch-size", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", CTRL_C, *words], capture_output=True, text=True, timeout=120, check=False
     )
-    try:
-        while not (out / "masks").is_dir() and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        text, _ = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert "stopped: the masks that are there are whole" in text
+    assert (done.returncode, done.stderr) == (130, "")
+    assert "stopped: the masks that are there are whole" in done.stdout
     assert not list(out.rglob("*.part"))
     assert not (out / "coco.json").exists()

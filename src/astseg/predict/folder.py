@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from astseg import __version__
 from astseg.checkpoint import write_json
 from astseg.data import Reading, SceneSource
+from astseg.data.geometry import FITS
 from astseg.data.given import open_given
 from astseg.data.video import VideoSource
 from astseg.predict.result_folder import KINDS, MARK, earlier_results, remove_results, result_names, write_pictures
@@ -112,7 +113,9 @@ def segment_folder(
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}, expected at least 1")
-    given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    if fit is not None and fit not in FITS:
+        raise UserError(f"fit is '{fit}', choose from {', '.join(FITS)}")
+    given = [Path(one).expanduser().absolute() for one in ([inputs] if isinstance(inputs, str | Path) else inputs)]
     out = Path(out).expanduser()
     source, root = open_given(given, reading)
     of_videos = isinstance(source, VideoSource)
@@ -120,8 +123,7 @@ def segment_folder(
     names = [source.scene_name(index) for index in range(len(source))]
     results = result_names(names)
     earlier = earlier_results(out)
-    for one in given:
-        _check_apart(out, Path(one).expanduser())
+    _check_apart(out, given, root, names)
 
     about: dict[str, Any] = {"astseg": __version__, "input": [str(one) for one in given], "root": str(root.absolute())}
     about["kind"] = "video" if of_videos else "pictures"
@@ -206,14 +208,21 @@ def _kinds(write: Collection[str] | None, of_videos: bool) -> tuple[str, ...]:
     return tuple(kind for kind in KINDS if kind in write)
 
 
-def _check_apart(out: Path, given: Path) -> None:
-    """Make sure that results do not land among the pictures, nor lie above them."""
-    inside, outside = out.resolve(), given.resolve()
-    if (given.is_dir() and inside.is_relative_to(outside)) or outside.is_relative_to(inside):
-        raise UserError(f"'{out}' and '{given}' lie in each other, expected separate folders: choose another")
+def _check_apart(out: Path, given: Sequence[Path], root: Path, names: Sequence[str]) -> None:
+    """Make sure that results do not land among the pictures, nor lie above them, and are no pictures themselves."""
+    inside = out.resolve()
+    for one in given:
+        outside = one.resolve()
+        if (one.is_dir() and inside.is_relative_to(outside)) or outside.is_relative_to(inside):
+            raise UserError(f"'{out}' and '{one}' lie in each other, expected separate folders: choose another")
+    if inside.is_relative_to(root.resolve()):
+        inner = inside.relative_to(root.resolve()).as_posix()
+        below = "" if inner == "." else f"{inner}/"
+        if any(name.startswith(below) for name in names):
+            raise UserError(f"'{out}' holds some of the pictures that are named: choose another, or another pattern")
 
 
-def _named(given: Sequence[str | Path]) -> str:
+def _named(given: Sequence[Path]) -> str:
     return f"'{given[0]}'" if len(given) == 1 else f"'{given[0]}' and {len(given) - 1} more"
 
 
