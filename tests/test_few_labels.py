@@ -88,3 +88,11 @@ def test_pictures_that_the_json_lists_and_nobody_has(
     values, text = figures(run, tmp_path / "in", capsys)
     assert values["count"] == 4
     assert "3 of 7 are left out: '04.png' is missing" in text
+
+
+def test_a_json_far_from_its_pictures_is_refused(
+    run: Path, scenes: tuple[np.ndarray, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps(coco(3, scenes[1][:3], polygons=True)))
+    assert cli.run(["evaluate", str(run), str(tmp_path / "labels.json")]) == 2
+    assert "none of 3 pictures can be measured ('00.png' is missing): put pictures" in capsys.readouterr().err

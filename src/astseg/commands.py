@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -25,19 +24,20 @@ from astseg.comparison import (
     write_per_image,
 )
 from astseg.config import Config
-from astseg.data import SceneSource, fingerprint, load_scenes, open_source, select, source_hash
+from astseg.data import fingerprint, load_scenes, open_source, select, source_hash
 from astseg.data.cached import CachedSource
 from astseg.data.masked import CocoSource, MaskedFolderSource
 from astseg.data_commands import cached_if_large
 from astseg.demo import run_demo
 from astseg.evaluate import evaluate
+from astseg.few_labels import tell_few_labels, whole_scenes
 from astseg.model.scene import build
 from astseg.model.segformer import licence_notice
 from astseg.outputs import write_whole
 from astseg.progress import Reporter, require_tensorboard
 from astseg.reference import import_reference
 from astseg.segment_commands import export_labels, segment_input
-from astseg.terminal import printable, progress_bar
+from astseg.terminal import progress_bar
 from astseg.train import choose_background_width, default_device, train
 from astseg.types import SceneArrays, UserError
 from astseg.watch import PanelWatch, few
@@ -190,13 +190,15 @@ def measure(command: arguments.Evaluate, run: Path, console: Console) -> Measure
     cropped = isinstance(source, CachedSource)  # when it was prepared
     crop = command.crop if command.crop is not None or cropped else about.get("crop")
     fit = command.fit or about.get("fit", "crop")
+    chosen = select(source, command.split)
     few = isinstance(source, MaskedFolderSource | CocoSource)  # labels of some pictures, made by hand
+    if few:
+        chosen = whole_scenes(console, source, chosen)
     scenes = load(console, command, config, crop=crop, fit=fit, few_labels=few)
     if scenes.labels is None:
         console.print("these scenes have no masks: only figures that need none are given")
-    chosen = select(source, command.split)
-    if few:
-        chosen = tell_few_labels(console, source, chosen, scenes, slots=config.model.slots)
+    elif few:
+        tell_few_labels(console, scenes, slots=config.model.slots)
     split_hash = source_hash(source, chosen)
     with progress_bar(console, f"evaluate {run}", len(scenes)) as advance:
         result = evaluate(
@@ -219,25 +221,6 @@ def measure(command: arguments.Evaluate, run: Path, console: Console) -> Measure
         "seed": about.get("seed"),
     }
     return Measured(run, result, circumstances, about.get("preset"))
-
-
-def tell_few_labels(
-    console: Console, source: SceneSource, chosen: list[int], scenes: SceneArrays, *, slots: int
-) -> list[int]:
-    """What a person should know who labelled some pictures; gives the chosen scenes that are whole."""
-    whole = [index for index in chosen if source.problem(index) is None]
-    if len(whole) < len(chosen):
-        first = next(source.problem(index) for index in chosen if source.problem(index) is not None)
-        console.print(f"{len(chosen) - len(whole)} of {len(chosen)} are left out: {printable(str(first))}, ...")
-    if scenes.labels is not None:
-        counts = np.array(
-            [len(np.unique(labels[labels > 0])) for labels in (scenes.labels[index] for index in range(len(scenes)))]
-        )
-        if (counts > slots).any():
-            console.print(f"{(counts > slots).sum()} of {len(counts)} pictures have more objects than {slots} slots")
-        if (counts == 0).any():
-            console.print(f"{(counts == 0).sum()} of {len(counts)} pictures have no object in their masks and count so")
-    return whole
 
 
 def demo(command: arguments.Demo, console: Console) -> int:
