@@ -285,7 +285,7 @@ def save_label_png(labels: NDArray[Any], path: Path) -> None:
 
 
 def save_picture(picture: Image.Image, path: Path, *, fast: bool = False) -> None:
-    """Write a PNG, whole or not at all; its folder is made. Fast ones are a fifth larger and written in a third."""
+    """Write a PNG, whole or not at all; its folder is made. Fast: in a quarter of the time, a third larger."""
     level = _FAST_COMPRESSION if fast else _COMPRESSION
     write_whole(path, lambda part: picture.save(part, format="PNG", compress_level=level))
 

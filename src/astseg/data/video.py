@@ -71,7 +71,7 @@ class VideoSource:
         """Frames a second of one of the videos as they are taken here; 25 where the file does not say."""
         with _opened(self._root / file, file) as container:
             rate = container.streams.video[0].average_rate
-        # Files of damaged clocks say anything; nothing above 240 is looked at, nor written by every encoder.
+        # Damaged files tell any rate; these are what players and encoders take.
         taken = Fraction(rate or 25) / self._stride
         return min(max(taken, Fraction(1, 10)), Fraction(240)).limit_denominator(1001)
 
