@@ -199,6 +199,9 @@ def test_the_command_tells_what_is_next(segmented: Path, capsys: pytest.CaptureF
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"4 objects in 3 images, for cvat: {segmented}/cvat"
     assert lines[1].endswith(f"upload {segmented}/cvat/annotations.xml as 'CVAT 1.1'")
+    assert cli.run(["export", str(segmented), "--to", "labelme"]) == 0
+    pictures = segmented.parent / "pictures"
+    assert capsys.readouterr().out.splitlines()[1] == f"next: labelme {pictures} --output {segmented}/labelme"
 
 
 def test_the_same_again_replaces_its_own_files_and_no_others(segmented: Path) -> None:

@@ -67,9 +67,9 @@ def export_labels(command: arguments.Export, console: Console) -> int:
         console.print(f"left out: {len(summary.skipped) - _MOST_TOLD} more")
     console.print(f"{summary.objects} objects in {summary.images} images, for {command.to}: {summary.out}")
     following = {
-        "cvat": f"in CVAT make a task with the pictures, then upload {summary.out / 'annotations.xml'} as 'CVAT 1.1'",
-        "labelme": f"labelme PICTURES --output {summary.out}",
-        "yolo": f"yolo segment train data={summary.out / 'data.yaml'} model=yolo11n-seg.pt",
+        "cvat": f"in CVAT make a task with {summary.pictures}, then upload {summary.out / 'annotations.xml'} as 'CVAT 1.1'",
+        "labelme": f"labelme {quote(str(summary.pictures))} --output {quote(str(summary.out))}",
+        "yolo": f"yolo segment train data={quote(str(summary.out / 'data.yaml'))} model=yolo11n-seg.pt",
     }
     console.print(f"next: {following[command.to]}")
     return 3 if summary.skipped else 0

@@ -75,7 +75,7 @@ def expanded(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     found: list[Path] = []
     for given in paths:
         path = Path(given).expanduser()
-        if path.exists() or not glob.has_magic(str(path)):
+        if os.path.exists(path) or not glob.has_magic(str(path)):
             found.append(path)
             continue
         matches = sorted(glob.glob(str(path), recursive=True))
@@ -84,7 +84,7 @@ def expanded(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
         found += [Path(match) for match in matches]
     if not found:
         raise UserError("nothing is named: expected a picture, a folder, a pattern such as 'photos/*.jpg' or a video")
-    missing = [path for path in found if not path.exists()]
+    missing = [path for path in found if not os.path.exists(path)]
     if missing:
         more = f" (nor do {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise UserError(f"'{missing[0]}' does not exist{more}: expected a picture, a folder of them or a video")

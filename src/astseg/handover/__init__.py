@@ -43,12 +43,14 @@ class ExportSummary:
 
     Attributes:
         out: The folder.
+        pictures: The folder of the pictures that the labels are of.
         images: Number of pictures handed over.
         objects: Number of their objects.
         skipped: For each picture that was left out, why, in a line that names it.
     """
 
     out: Path
+    pictures: Path
     images: int
     objects: int
     skipped: tuple[str, ...]
@@ -87,7 +89,9 @@ def export(
         for done, _ in enumerate(write(), start=1):
             if progress is not None:
                 progress(done, len(source))
-    return ExportSummary(folder, writer.images, writer.objects, tuple(writer.skipped))
+    drawn = folder / "images"
+    pictures = drawn if drawn.is_dir() else source.root
+    return ExportSummary(folder, pictures, writer.images, writer.objects, tuple(writer.skipped))
 
 
 class _Files:

@@ -115,7 +115,7 @@ def segment_folder(
         raise UserError(f"batch_size is {batch_size}, expected at least 1")
     if fit is not None and fit not in FITS:
         raise UserError(f"fit is '{fit}', choose from {', '.join(FITS)}")
-    given = [Path(one).expanduser().absolute() for one in ([inputs] if isinstance(inputs, str | Path) else inputs)]
+    given = [Path(one).expanduser() for one in ([inputs] if isinstance(inputs, str | Path) else inputs)]
     out = Path(out).expanduser()
     source, root = open_given(given, reading)
     of_videos = isinstance(source, VideoSource)
@@ -125,8 +125,12 @@ def segment_folder(
     earlier = earlier_results(out)
     _check_apart(out, given, root, names)
 
-    about: dict[str, Any] = {"astseg": __version__, "input": [str(one) for one in given], "root": str(root.absolute())}
-    about["kind"] = "video" if of_videos else "pictures"
+    about: dict[str, Any] = {
+        "astseg": __version__,
+        "input": [str(one.absolute()) for one in given],
+        "root": str(root.absolute()),
+        "kind": "video" if of_videos else "pictures",
+    }
     skipped: list[str] = []
     with ThreadPoolExecutor(_THREADS) as pool:
         pictures = _read(source, pool, skipped)
