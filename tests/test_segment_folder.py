@@ -313,6 +313,7 @@ def write(*arguments, whole=folder.write_pictures):
         os.kill(os.getpid(), signal.SIGINT)
 
 folder.write_pictures = write
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 cli.main(sys.argv[1:])
 """
 

@@ -66,8 +66,9 @@ def export_labels(command: arguments.Export, console: Console) -> int:
     if len(summary.skipped) > _MOST_TOLD:
         console.print(f"left out: {len(summary.skipped) - _MOST_TOLD} more")
     console.print(f"{summary.objects} objects in {summary.images} images, for {command.to}: {summary.out}")
+    file = summary.out / "annotations.xml"
     following = {
-        "cvat": f"in CVAT make a task with {summary.pictures}, then upload {summary.out / 'annotations.xml'} as 'CVAT 1.1'",
+        "cvat": f"in CVAT make a task with {summary.pictures}, then upload {file} as 'CVAT 1.1'",
         "labelme": f"labelme {quote(str(summary.pictures))} --output {quote(str(summary.out))}",
         "yolo": f"yolo segment train data={quote(str(summary.out / 'data.yaml'))} model=yolo11n-seg.pt",
     }
