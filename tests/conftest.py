@@ -10,6 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from astseg.checkpoint import RunFolder
+from astseg.config import Config, ModelConfig
+from astseg.model.scene import build
+
 NamedTensors = Iterable[tuple[str, Tensor]]
 
 
@@ -76,3 +80,30 @@ def fill_by_rule_b() -> Callable[[NamedTensors], None]:
             tensor.copy_(values.view(tensor.shape))
 
     return fill
+
+
+@pytest.fixture(scope="session")
+def spread_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with fresh weights, 32x48, 3 slots, 5 appearance numbers, whose objects are large and apart."""
+    torch.manual_seed(1)
+    model_config = ModelConfig(
+        image_size=(32, 48),
+        backbone="cnn",
+        slots=3,
+        appearance=5,
+        transformer_width=8,
+        transformer_heads=2,
+        transformer_layers=1,
+        transformer_feedforward=12,
+        scale_max=3.0,
+        background_log_activation=-4.0,
+        background_width="small",
+    )
+    model = build(model_config)
+    with torch.no_grad():  # fresh weights look everywhere and at the same place: spread the objects
+        model.encoder.refinement.projection.weight.mul_(2)
+        model.encoder.refinement.projection.bias.normal_(0, 0.3)
+    run = RunFolder(tmp_path_factory.mktemp("run") / "rooms")
+    run.save_config(Config(model=model_config))
+    run.save_weights(model)
+    return run.path

@@ -24,8 +24,10 @@ RANK = {
         + ["published", "schedule", "terminal"],
         3,
     ),
-    **dict.fromkeys(["arguments", "card", "contact", "evaluate", "predict", "train", "watch"], 4),
-    **dict.fromkeys(["comparison", "data_commands", "demo", "reference"], 5),
+    **dict.fromkeys(
+        ["arguments", "card", "contact", "evaluate", "few_labels", "handover", "predict", "train", "watch"], 4
+    ),
+    **dict.fromkeys(["comparison", "data_commands", "demo", "reference", "segment_commands"], 5),
     **dict.fromkeys(["commands"], 6),
     **dict.fromkeys(["cli"], 7),
 }

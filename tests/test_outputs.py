@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from astseg.data import load_scenes
+from astseg.data.pictures import read_label_numbers
 from astseg.outputs import (
     PALETTE,
     colour_labels,
@@ -134,8 +135,16 @@ def test_label_png_stores_labels_and_shows_colours(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "deep") == ["a.png"]
 
 
+def test_labels_above_255_become_16_bit_grey(tmp_path: Path) -> None:
+    labels = np.array([[0, 300, 65535], [1, 64, 320]])
+    save_label_png(labels, tmp_path / "a.png")
+    np.testing.assert_array_equal(read_label_numbers(tmp_path / "a.png", "a.png"), labels)
+    np.testing.assert_array_equal(colour_labels(labels)[1, 1], colour_labels(labels)[1, 2])
+    assert colour_labels(labels)[0, 1:].any(axis=1).all()
+
+
 @pytest.mark.parametrize(
-    "labels", [np.full((2, 3), 256), np.full((2, 3), -1), np.zeros((2, 3)), np.zeros((1, 2, 3), np.uint8)]
+    "labels", [np.full((2, 3), 65536), np.full((2, 3), -1), np.zeros((2, 3)), np.zeros((1, 2, 3), np.uint8)]
 )
 def test_labels_that_do_not_fit_are_refused(labels: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.png"):

@@ -8,46 +8,20 @@ import torch
 from PIL import Image
 
 from astseg.checkpoint import RunFolder
-from astseg.config import Config, ModelConfig
+from astseg.data.geometry import place
 from astseg.data.tensors import images_to_tensor
 from astseg.evaluate import scene_outputs
-from astseg.model.scene import build
-from astseg.predict import Prediction, Segmenter, choose_device, segment_folder
+from astseg.predict import KINDS, Prediction, Segmenter, choose_device, segment_folder
+from astseg.predict.enlarging import enlarged, window_of
 from astseg.predict.prediction import predictions_from
 from astseg.types import ObjectLatents, SceneOutput, UserError
 
-K, Z, H, W = 3, 5, 32, 48
+Z, H, W = 5, 32, 48  # as spread_run has them
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(1)
-    model_config = ModelConfig(
-        image_size=(H, W),
-        backbone="cnn",
-        slots=K,
-        appearance=Z,
-        transformer_width=8,
-        transformer_heads=2,
-        transformer_layers=1,
-        transformer_feedforward=12,
-        scale_max=3.0,
-        background_log_activation=-4.0,
-        background_width="small",
-    )
-    model = build(model_config)
-    with torch.no_grad():  # fresh weights look everywhere and at the same place: spread the objects
-        model.encoder.refinement.projection.weight.mul_(2)
-        model.encoder.refinement.projection.bias.normal_(0, 0.3)
-    run = RunFolder(tmp_path_factory.mktemp("run") / "rooms")
-    run.save_config(Config(model=model_config))
-    run.save_weights(model)
-    return run.path
-
-
-@pytest.fixture(scope="module")
-def segmenter(run_folder: Path) -> Segmenter:
-    return Segmenter.from_pretrained(run_folder, "cpu")
+def segmenter(spread_run: Path) -> Segmenter:
+    return Segmenter.from_pretrained(spread_run, "cpu")
 
 
 def picture(height: int = 37, width: int = 53, seed: int = 0) -> np.ndarray:
@@ -77,6 +51,7 @@ def check(prediction: Prediction, size: tuple[int, int]) -> None:
         for edge in (mask[y, x : x + w], mask[y + h - 1, x : x + w], mask[y : y + h, x], mask[y : y + h, x + w - 1]):
             assert edge.any()
         assert 0 < found.visibility <= 1
+        assert 0 < found.score <= 1
         assert len(found.scale) == 2
         assert found.appearance.shape == (Z,)
         assert -0.5 <= found.position[0] <= size[1] - 0.5
@@ -107,6 +82,40 @@ def test_at_the_model_size_nothing_is_lost(segmenter: Segmenter) -> None:
         assert found.position[1] == pytest.approx((position[1].item() + 1) / 2 * H - 0.5, abs=1e-4)
         relative = output.latents.log_activation[0, found.id - 1] - segmenter.model.renderer.background_activation()
         assert found.activation == pytest.approx(relative.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [(37, 53), (H, W), (7, 200), (150, 41)])
+def test_what_is_not_drawn_changes_nothing(segmenter: Segmenter, size: tuple[int, int]) -> None:
+    """Layers of objects that own no pixel, and objects that are off: the same as if everything is drawn."""
+    images = np.stack([picture(*size, seed=seed) for seed in range(3)])
+    small = np.stack([place(size, (H, W), fit="squeeze").image(image) for image in images])
+    whole = scene_outputs(segmenter.model, small)
+    behind = segmenter.model.renderer.background_activation().item()
+    expected = list(predictions_from(whole, [size] * 3, background_activation=behind))
+    without = segmenter.predict(images, layers=False)
+    for one, other, bare in zip(segmenter.predict(images), expected, without, strict=True):
+        np.testing.assert_array_equal(one.labels, other.labels)
+        np.testing.assert_array_equal(one.labels, bare.labels)
+        np.testing.assert_allclose(one.layers.astype(int), other.layers, atol=1)
+        assert [found.visibility for found in one.objects] == [found.visibility for found in bare.objects]
+    with pytest.raises(UserError, match="made without layers"):
+        _ = without[0].layers
+
+
+@pytest.mark.parametrize("size", [(37, 53), (9, 11), (20, 28), (64, 5)])
+def test_a_window_is_enlarged_like_the_whole(size: tuple[int, int]) -> None:
+    torch.manual_seed(2)
+    weight = torch.zeros(20, 28)
+    weight[3:11, 17:26] = torch.rand(8, 9)
+    whole = torch.nn.functional.interpolate(
+        weight[None, None], size, mode="bilinear", align_corners=False, antialias=True
+    )[0, 0]
+    inner, outer = window_of(weight, size)
+    part = torch.zeros(size)
+    part[outer] = enlarged(weight, size, inner, outer)
+    torch.testing.assert_close(part, whole, atol=1e-6, rtol=0)
+    assert part[outer].numel() < whole.numel()
+    assert enlarged(weight * 0, size, *window_of(weight * 0, size)).numel() == 0
 
 
 def test_every_form_of_a_picture_gives_the_same(segmenter: Segmenter, tmp_path: Path) -> None:
@@ -151,12 +160,12 @@ def test_wrong_inputs_are_named_by_their_place(segmenter: Segmenter) -> None:
         segmenter.predict([], batch_size=0)
 
 
-def test_loading_tells_what_is_wrong(run_folder: Path, tmp_path: Path) -> None:
+def test_loading_tells_what_is_wrong(spread_run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run folder"):
         Segmenter.from_pretrained(tmp_path / "none")
     with pytest.raises(UserError, match="device 'gpu' cannot be used"):
-        Segmenter.from_pretrained(run_folder, device="gpu")
-    assert Segmenter.from_pretrained(str(run_folder)).image_size == (H, W)
+        Segmenter.from_pretrained(spread_run, device="gpu")
+    assert Segmenter.from_pretrained(str(spread_run)).image_size == (H, W)
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device().type in {"cpu", "cuda", "mps"}
 
@@ -183,6 +192,7 @@ def test_occlusion_by_hand() -> None:
     assert back.scale == (2.0, 2.0)
     assert back.position == (5.5, 3.5)
     assert back.activation == 3.0
+    assert front.score == pytest.approx(np.exp(9) / (np.exp(9) + np.exp(3) * 2 / 3 + 1), abs=0.01)
     opacity = prediction.layers[1, :, :, 3] / 255
     np.testing.assert_allclose(opacity, masks[0, 0] * np.exp(3) / (1 + np.exp(3)), atol=1 / 255)
     (large,) = predictions_from(output, [(80, 120)], background_activation=0.0)
@@ -204,7 +214,7 @@ def test_folder_is_segmented_to_files(segmenter: Segmenter, tmp_path: Path) -> N
     (source / "broken.png").write_bytes((source / "b.png").read_bytes()[:99])
     told = []
     summary = segment_folder(
-        segmenter, source, out, batch_size=2, every=True, progress=lambda done, total: told.append((done, total))
+        segmenter, source, out, batch_size=2, write=KINDS, progress=lambda done, total: told.append((done, total))
     )
     assert summary.images == 3
     assert told[-1] == (4, 4)
@@ -225,7 +235,15 @@ def test_folder_is_segmented_to_files(segmenter: Segmenter, tmp_path: Path) -> N
             assert mask[y : y + h, x : x + w].sum() == mask.sum() == int(row["area"])
             assert float(row["visibility"]) == pytest.approx(found.visibility, rel=1e-5)
             assert float(row[f"a_{Z - 1}"]) == pytest.approx(found.appearance[-1], rel=1e-4)
-            assert (out / "layers" / f"{stem}_{found.id}.png").is_file()
+            cut = np.asarray(Image.open(out / "cutouts" / f"{stem}_{found.id}.png"))
+            np.testing.assert_array_equal(cut[..., 3] == 255, mask[y : y + h, x : x + w])
+            whole = np.asarray(Image.open(source / name).convert("RGB"))
+            np.testing.assert_array_equal(cut[..., :3], whole[y : y + h, x : x + w])
+        with np.load(out / "layers" / f"{stem}.npz") as arrays:
+            np.testing.assert_array_equal(arrays["layers"], prediction.layers)
+            np.testing.assert_array_equal(arrays["background"], prediction.background)
+            np.testing.assert_array_equal(arrays["labels"], labels)
+            assert arrays["ids"].tolist() == [found.id for found in prediction.objects]
         for kind in ("overlays", "backgrounds", "reconstructions"):
             assert (out / kind / f"{stem}.png").is_file()
     about = json.loads((out / "segment.json").read_text())
@@ -239,11 +257,13 @@ def test_earlier_results_are_replaced_and_other_things_kept(segmenter: Segmenter
         (tmp_path / folder).mkdir()
         Image.fromarray(picture()).save(tmp_path / folder / name)
     out = tmp_path / "out"
-    segment_folder(segmenter, tmp_path / "first", out, every=True)
+    segment_folder(segmenter, tmp_path / "first", out, write=KINDS)
     (out / "masks" / "mine.txt").write_text("keep")
+    (out / "cutouts" / "mine_1.png").write_text("keep")
     segment_folder(segmenter, tmp_path / "second", out)
     assert sorted(path.name for path in (out / "masks").iterdir()) == ["b.png", "mine.txt"]
     assert not list((out / "layers").iterdir())
+    assert {path.name.partition("_")[0] for path in (out / "cutouts").iterdir()} == {"b", "mine"}
     assert {row["file"] for row in read_table(out)} == {"b.png"}
 
 
@@ -316,11 +336,11 @@ def test_what_is_cropped_off_is_background(segmenter: Segmenter) -> None:
     check(segmenter.predict(picture(90, 41), fit="crop"), (90, 41))
 
 
-def test_a_run_that_was_letterboxed_segments_so(run_folder: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_letterboxed_segments_so(spread_run: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
-    config, _ = RunFolder(run_folder).load_config()
+    config, _ = RunFolder(spread_run).load_config()
     run.save_config(config, fit="letterbox")
-    (run.path / "model.safetensors").write_bytes((run_folder / "model.safetensors").read_bytes())
+    (run.path / "model.safetensors").write_bytes((spread_run / "model.safetensors").read_bytes())
     segmenter = Segmenter.from_pretrained(run.path, "cpu")
     image = picture(90, 41)
     assert same(segmenter.predict(image), segmenter.predict(image, fit="letterbox"))

@@ -23,6 +23,7 @@ __all__ = [
     "CheckData",
     "Demo",
     "Evaluate",
+    "Export",
     "ImportReference",
     "Prepare",
     "Presets",
@@ -161,20 +162,50 @@ class Evaluate(Taken):
 
 @dataclass(frozen=True)
 class Segment:
-    """Masks for pictures: label images, overlays and a table of the objects."""
+    """Masks for pictures and videos: label images, COCO json, CSV, overlays, backgrounds, each object cut out."""
 
     run: Positional[Path]
     """Run folder."""
-    input: Positional[Path]
-    """An image, a folder of images, a video, or scenes as for train."""
+    inputs: Annotated[Positional[tuple[Path, ...]], arg(metavar="INPUT [INPUT ...]")]
+    """Images, folders of them, a pattern such as 'photos/*.jpg', videos, or scenes as for train."""
     out: Path
     """Folder for the results."""
+    write: tuple[Literal["overlays", "backgrounds", "cutouts", "reconstructions", "layers"], ...] | None = None
+    """What is written besides masks, coco.json and objects.csv; by default overlays, backgrounds and cutouts, of videos
+    an overlay video. Layers are .npz: each object alone as RGBA, hidden parts included."""
+    every: bool = False
+    """Write all of that."""
     fit: Literal["crop", "letterbox", "squeeze"] | None = None
     """How images of other proportions fit in; by default letterbox if the run was trained so, else squeeze."""
+    stride: int = 1
+    """Videos: one frame of so many."""
+    frames: int | None = None
+    """Videos: at most so many frames of each."""
     batch_size: int = 32
     """Images at a time."""
-    every: bool = False
-    """Write the empty background and the reconstruction of each image, and each object as a layer, too."""
+
+    def __post_init__(self) -> None:
+        """Check what nothing else checks.
+
+        Raises:
+            UserError: No input.
+        """
+        if not self.inputs:
+            raise UserError("segment wants a run folder and then what to segment: astseg segment RUN FOLDER --out DIR")
+
+
+@dataclass(frozen=True)
+class Export:
+    """Hand masks over to CVAT, labelme or YOLO, as labels to mend or to train with."""
+
+    segmented: Positional[Path]
+    """What astseg segment made."""
+    to: Literal["cvat", "labelme", "yolo"]
+    """cvat: CVAT for images 1.1; labelme: a JSON a picture; yolo: segmentation labels, pictures and data.yaml."""
+    out: Path | None = None
+    """Folder for the files; by default one in SEGMENTED that is called after the format."""
+    label: str = "object"
+    """What the objects are called."""
 
 
 @dataclass(frozen=True)
@@ -275,6 +306,7 @@ Command = (
     | Annotated[TrainBackground, subcommand("train-background")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Segment, subcommand("segment")]
+    | Annotated[Export, subcommand("export")]
     | Annotated[Presets, subcommand("presets")]
     | Annotated[ImportReference, subcommand("import-reference")]
 )

@@ -26,15 +26,17 @@ from astseg.comparison import (
 from astseg.config import Config
 from astseg.data import fingerprint, load_scenes, open_source, select, source_hash
 from astseg.data.cached import CachedSource
+from astseg.data.masked import CocoSource, MaskedFolderSource
 from astseg.data_commands import cached_if_large
 from astseg.demo import run_demo
 from astseg.evaluate import evaluate
+from astseg.few_labels import tell_few_labels, whole_scenes
 from astseg.model.scene import build
 from astseg.model.segformer import licence_notice
 from astseg.outputs import write_whole
-from astseg.predict import Segmenter, segment_folder
 from astseg.progress import Reporter, require_tensorboard
 from astseg.reference import import_reference
+from astseg.segment_commands import export_labels, segment_input
 from astseg.terminal import progress_bar
 from astseg.train import choose_background_width, default_device, train
 from astseg.types import SceneArrays, UserError
@@ -56,6 +58,7 @@ def run(command: Any) -> int:
         arguments.TrainBackground: train_run,
         arguments.Evaluate: evaluate_run,
         arguments.Segment: segment_input,
+        arguments.Export: export_labels,
         arguments.Demo: demo,
         arguments.ImportReference: import_weights,
     }
@@ -187,10 +190,16 @@ def measure(command: arguments.Evaluate, run: Path, console: Console) -> Measure
     cropped = isinstance(source, CachedSource)  # when it was prepared
     crop = command.crop if command.crop is not None or cropped else about.get("crop")
     fit = command.fit or about.get("fit", "crop")
-    scenes = load(console, command, config, crop=crop, fit=fit)
+    chosen = select(source, command.split)
+    few = isinstance(source, MaskedFolderSource | CocoSource)  # labels of some pictures, made by hand
+    if few:
+        chosen = whole_scenes(console, source, chosen)
+    scenes = load(console, command, config, crop=crop, fit=fit, few_labels=few)
     if scenes.labels is None:
         console.print("these scenes have no masks: only figures that need none are given")
-    split_hash = source_hash(source, select(source, command.split))
+    elif few:
+        tell_few_labels(console, scenes, slots=config.model.slots)
+    split_hash = source_hash(source, chosen)
     with progress_bar(console, f"evaluate {run}", len(scenes)) as advance:
         result = evaluate(
             model,
@@ -212,25 +221,6 @@ def measure(command: arguments.Evaluate, run: Path, console: Console) -> Measure
         "seed": about.get("seed"),
     }
     return Measured(run, result, circumstances, about.get("preset"))
-
-
-def segment_input(command: arguments.Segment, console: Console) -> int:
-    """``astseg segment``; 3 where some files could not be read."""
-    segmenter = Segmenter.from_pretrained(command.run)
-    with progress_bar(console, "segment", None) as advance:
-        summary = segment_folder(
-            segmenter,
-            command.input,
-            command.out,
-            batch_size=command.batch_size,
-            every=command.every,
-            fit=command.fit,
-            progress=advance,
-        )
-    console.print(f"{summary.objects} objects in {summary.images} images: {command.out}")
-    for line in summary.skipped:
-        console.print(f"skipped: {line}")
-    return 3 if summary.skipped else 0
 
 
 def demo(command: arguments.Demo, console: Console) -> int:
@@ -257,9 +247,18 @@ def import_weights(command: arguments.ImportReference, console: Console) -> int:
 
 
 def load(
-    console: Console, command: arguments.TrainBackground | arguments.Evaluate, config: Config, *, crop: Any, fit: str
+    console: Console,
+    command: arguments.TrainBackground | arguments.Evaluate,
+    config: Config,
+    *,
+    crop: Any,
+    fit: str,
+    few_labels: bool = False,
 ) -> SceneArrays:
-    """The scenes at the size of the model, their labels checked against its slots."""
+    """The scenes at the size of the model, their labels checked against its slots.
+
+    With few labels, pictures without a mask are left out, and more objects than slots are something to measure.
+    """
     training = isinstance(command, arguments.TrainBackground)
     if isinstance(command, arguments.TrainBackground) and config.augment.copies == 1:
         size = config.model.image_size
@@ -277,7 +276,8 @@ def load(
             reading=command.reading,
             augment=config.augment if training else None,
             seed=command.seed if isinstance(command, arguments.TrainBackground) else 0,
-            max_label=config.model.slots,
+            max_label=None if few_labels else config.model.slots,
+            skip_incomplete=few_labels,
             progress=advance,
         )
 

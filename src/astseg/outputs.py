@@ -57,6 +57,8 @@ PALETTE = _palette()
 _MISSED = np.array([[205] * 3, [150] * 3, [230] * 3, [120] * 3, [178] * 3], np.uint8)
 """Greys of the true objects that no slot has found."""
 
+_COMPRESSION, _FAST_COMPRESSION = 6, 1  # of 9
+
 _INK, _PAPER = (40, 40, 40), (255, 255, 255)
 _GAP = 4
 _COMFORTABLE, _LARGEST = 128, 192
@@ -64,8 +66,8 @@ _COMFORTABLE, _LARGEST = 128, 192
 
 
 def colour_labels(labels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Label maps as pictures: ... integers in [0, 255] -> ... x 3, uint8."""
-    coloured: NDArray[np.uint8] = PALETTE[labels]
+    """Label maps as pictures: ... integers, 0 or more -> ... x 3, uint8; the colours repeat, black does not."""
+    coloured: NDArray[np.uint8] = PALETTE[np.where(labels > 255, (labels.astype(np.int64) - 1) % 64 + 1, labels)]
     return coloured
 
 
@@ -208,7 +210,7 @@ def overlay(image: NDArray[np.uint8], labels: NDArray[Any], *, smallest: int = 2
 
     Args:
         image: H x W x 3, uint8.
-        labels: H x W integers in [0, 255], 0 = background.
+        labels: H x W integers, 0 = background.
         smallest: Pictures with a longer side below it are enlarged by a whole factor, so that the numbers fit.
 
     Returns:
@@ -217,14 +219,18 @@ def overlay(image: NDArray[np.uint8], labels: NDArray[Any], *, smallest: int = 2
     height, width = labels.shape
     factor = max(1, -(-smallest // max(height, width)))
     picture = _resized(image, (height * factor, width * factor), Image.Resampling.BICUBIC)
+    labels = labels.astype(np.uint8 if labels.max() < 256 else np.int32)  # the filters are faster on bytes
     labels = labels.repeat(factor, axis=0).repeat(factor, axis=1)
     thickness = max(1, round(max(labels.shape) / 160))
     window = 2 * thickness + 1
     inner = ndimage.minimum_filter(labels, window, mode="nearest") == ndimage.maximum_filter(
         labels, window, mode="nearest"
     )
-    opacity = np.where(labels == 0, 0, np.where(inner, 0.25, 1)).astype(np.float32)[..., None]
-    mixed = Image.fromarray(((1 - opacity) * picture + opacity * colour_labels(labels)).round().astype(np.uint8))
+    mixed_pixels = picture.copy()
+    outline, tint = (labels > 0) & ~inner, (labels > 0) & inner
+    mixed_pixels[outline] = colour_labels(labels[outline])
+    mixed_pixels[tint] = (0.75 * picture[tint] + 0.25 * colour_labels(labels[tint])).round().astype(np.uint8)
+    mixed = Image.fromarray(mixed_pixels)
     draw = ImageDraw.Draw(mixed)
     size = max(12, round(max(labels.shape) / 24))
     font = ImageFont.load_default(size=size)
@@ -257,8 +263,10 @@ def _inside(mask: NDArray[np.bool_]) -> tuple[int, int]:
 def save_label_png(labels: NDArray[Any], path: Path) -> None:
     """Write a label map as a palette PNG: the index of a pixel is its label, shown in the colours of this module.
 
+    A map with a label above 255, which only long videos have, becomes a PNG of 16-bit grey: the value is the label.
+
     Args:
-        labels: H x W integers in [0, 255].
+        labels: H x W integers in [0, 65535].
         path: The file; its folder is made.
 
     Raises:
@@ -266,16 +274,20 @@ def save_label_png(labels: NDArray[Any], path: Path) -> None:
     """
     if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"labels for '{path}' are {labels.dtype} {labels.shape}, expected H x W integers")
-    if labels.size and not (labels.min() >= 0 and labels.max() <= 255):
-        raise UserError(f"labels for '{path}' are {labels.min()} to {labels.max()}, expected 0 to 255: renumber them")
+    if labels.size and not (labels.min() >= 0 and labels.max() <= 65535):
+        raise UserError(f"labels for '{path}' are {labels.min()} to {labels.max()}, expected 0 to 65535: renumber them")
+    if labels.size and labels.max() > 255:
+        save_picture(Image.fromarray(labels.astype(np.uint16)), path)
+        return
     picture = Image.fromarray(labels.astype(np.uint8))
     picture.putpalette(PALETTE.tobytes())
     save_picture(picture, path)
 
 
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG, whole or not at all; its folder is made."""
-    write_whole(path, lambda part: picture.save(part, format="PNG"))
+def save_picture(picture: Image.Image, path: Path, *, fast: bool = False) -> None:
+    """Write a PNG, whole or not at all; its folder is made. Fast: in a quarter of the time, a third larger."""
+    level = _FAST_COMPRESSION if fast else _COMPRESSION
+    write_whole(path, lambda part: picture.save(part, format="PNG", compress_level=level))
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -56,3 +56,10 @@ def test_any_sizes(height: int, width: int, h: int, w: int, fit: str, crop: floa
 def test_unknown_fit() -> None:
     with pytest.raises(UserError, match="fit is 'stretch', choose from crop, letterbox, squeeze"):
         place((3, 4), (5, 6), fit="stretch")
+
+
+def test_how_much_proportions_change() -> None:
+    assert place((40, 80), (20, 20), fit="squeeze").distortion == pytest.approx(0.5)
+    assert place((60, 20), (20, 20), fit="squeeze").distortion == pytest.approx(3)
+    for fit in ("crop", "letterbox"):
+        assert place((40, 80), (20, 20), fit=fit).distortion == pytest.approx(1)

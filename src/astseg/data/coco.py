@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from astseg.data.runs import mask_from_runs, runs_from_text
 from astseg.types import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CocoMasks", "read_coco"]
+__all__ = ["CocoMasks", "polygon_mask", "read_coco"]
 
 
 class CocoMasks:
@@ -100,17 +101,26 @@ def _mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
         if list(segmentation["size"]) != [height, width]:
             raise ValueError(f"its size is {segmentation['size']}, the picture's {[height, width]}")
         counts = segmentation["counts"]
-        return _from_runs(_uncompressed(counts) if isinstance(counts, str) else counts, height, width)
+        return mask_from_runs(runs_from_text(counts) if isinstance(counts, str) else counts, height, width)
     mask = np.zeros((height, width), np.bool_)
     for polygon in segmentation:
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"a polygon has {len(polygon)} numbers, expected x and y of three points or more")
-        mask |= _inside(np.asarray(polygon, np.float64).reshape(-1, 2), height, width)
+        mask |= polygon_mask(np.asarray(polygon, np.float64).reshape(-1, 2), height, width)
     return mask
 
 
-def _inside(points: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:
-    """Pixels whose middle lies inside a polygon: those with an odd number of its edges to their left."""
+def polygon_mask(points: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:
+    """Pixels whose middle lies inside a polygon: those with an odd number of its edges to their left.
+
+    Args:
+        points: N x 2, (x, y) in pixels; (0, 0) is the corner of the first pixel.
+        height: H.
+        width: W.
+
+    Raises:
+        ValueError: A point is not finite.
+    """
     if not np.isfinite(points).all():
         raise ValueError("a polygon has coordinates that are no numbers")
     inside = np.zeros((height, width), np.bool_)
@@ -121,33 +131,3 @@ def _inside(points: NDArray[np.float64], height: int, width: int) -> NDArray[np.
             crossing = x0 + (rows[crossed] - y0) * (x1 - x0) / (y1 - y0)
             inside[crossed] ^= columns > crossing[:, None]
     return inside
-
-
-def _from_runs(counts: list[int], height: int, width: int) -> NDArray[np.bool_]:
-    """Lengths of runs of 0 and 1 in turn, down the columns."""
-    lengths = np.asarray(counts, np.int64)
-    if lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != height * width:
-        raise ValueError(f"its runs cover {int(lengths.sum())} pixels of {height * width}")
-    values = np.arange(len(lengths)) % 2 == 1
-    return np.repeat(values, lengths).reshape(width, height).T
-
-
-def _uncompressed(text: str) -> list[int]:
-    """Run lengths out of COCO's text: 5 bits a letter, low ones first, each number less the one before the last."""
-    counts: list[int] = []
-    at = 0
-    while at < len(text):
-        value = shift = 0
-        more = True
-        while more:
-            letter = ord(text[at]) - 48
-            if not 0 <= letter < 64:
-                raise ValueError(f"{text[at]!r} is no letter of run lengths")
-            value |= (letter & 31) << shift
-            shift += 5
-            at += 1
-            more = bool(letter & 32)
-        if letter & 16:
-            value -= 1 << shift
-        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-    return counts

@@ -28,18 +28,19 @@ class FolderSource:
     benchmark = None
     crop = 1.0
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, files: list[str] | None = None) -> None:
         """Find the pictures.
 
         Args:
             path: A folder, searched with all its subfolders, or one picture file.
+            files: Paths of pictures below the folder, where it is known which ones are meant.
 
         Raises:
             UserError: There is no picture, or the folder holds labelled data sets further down.
         """
         self.name = "one picture" if path.is_file() else "folder of pictures"
         self._root = path.parent if path.is_file() else path
-        self._files = [path.name] if path.is_file() else _list_pictures(path)
+        self._files = files if files is not None else [path.name] if path.is_file() else _list_pictures(path)
 
     def __len__(self) -> int:
         """Number of pictures."""

@@ -75,6 +75,12 @@ class Placement:
         """(height, width) of the part of the picture that is kept."""
         return self.box[3] - self.box[1], self.box[2] - self.box[0]
 
+    @property
+    def distortion(self) -> float:
+        """How much wider than high things become on their way into the frame: 1 where proportions are kept."""
+        (height, width), (left, top, right, bottom) = self.box_size, self.inner
+        return (right - left) / width / ((bottom - top) / height)
+
     def pasted(self, part: NDArray[Any]) -> NDArray[Any]:
         """What belongs to the kept part, of its size, in an array of the picture's size that is 0 elsewhere."""
         if part.shape[:2] == self.picture:

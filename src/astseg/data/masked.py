@@ -78,6 +78,10 @@ class MaskedFolderSource:
         labels = renumbered(read_label_numbers(self._root / mask_name, mask_name), mask_name)
         return image, _of_one_size(labels, image, mask_name)
 
+    def pictures(self) -> FolderSource:
+        """The pictures alone, those without a mask too."""
+        return FolderSource(self._root, list(self._images.values()))
+
     def split(self, name: str) -> list[int]:
         """Refuse: such a folder declares no splits."""
         raise _no_split(self._root, self.name, name)

@@ -21,7 +21,15 @@ from astseg.data.synthetic_shapes import (
 )
 from astseg.types import UserError
 
-__all__ = ["FAMILIES", "SyntheticObject", "SyntheticScene", "checked_raster", "render_scene"]
+__all__ = [
+    "FAMILIES",
+    "SyntheticObject",
+    "SyntheticScene",
+    "checked_raster",
+    "draw_scene",
+    "label_map",
+    "render_scene",
+]
 
 FAMILIES = ("desk", "rooms")
 _SMALLEST_SIDE = 16
@@ -93,13 +101,34 @@ def render_scene(
     light = draw_light(stream, raster)
     placed = _place_objects(stream, raster, look, count=stream.integer(max_objects + 1))
     outlines = [outline(each, raster) for each in placed]
-    labels = _labels(outlines, raster)
+    labels = label_map(outlines, raster)
     seen = set(np.unique(labels).tolist())
     if not all(number in seen for number in range(1, len(placed) + 1)):
         kept = [number - 1 for number in range(1, len(placed) + 1) if number in seen]
         placed, outlines = [placed[number] for number in kept], [outlines[number] for number in kept]
-        labels = _labels(outlines, raster)
+        labels = label_map(outlines, raster)
 
+    return draw_scene(placed, outlines, labels, raster, look, light)
+
+
+def draw_scene(
+    placed: list[PlacedObject],
+    outlines: list[Outline],
+    labels: NDArray[np.uint8],
+    raster: Raster,
+    look: Room | None,
+    light: FloatArray,
+) -> SyntheticScene:
+    """The pixels of a scene.
+
+    Args:
+        placed: The objects in draw order.
+        outlines: Theirs.
+        labels: H x W, their label map.
+        raster: The grid of pixels.
+        look: The room, or None for the desk.
+        light: 3 x H x W, or what broadcasts to it, multiplied onto the colours.
+    """
     background = desk(raster) if look is None else room(look, raster)
     canvas = background.copy()
     if look is not None:  # objects stand on the floor: their shadows fall on it, not on each other
@@ -192,7 +221,7 @@ def _foot(placed: PlacedObject) -> float:
     return placed.y + lowest_point(placed.shape, placed.cosine, placed.sine) * placed.radius
 
 
-def _labels(outlines: list[Outline], raster: Raster) -> NDArray[np.uint8]:
+def label_map(outlines: list[Outline], raster: Raster) -> NDArray[np.uint8]:
     """H x W, the number (from 1) of the last outline that covers half of the pixel or more, 0 where none does."""
     labels = np.zeros((raster.height, raster.width), dtype=np.uint8)
     for number, outlined in enumerate(outlines, start=1):

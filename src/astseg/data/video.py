@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,14 @@ class VideoSource:
         """Video and frame number, such as ``street.mp4/000120``."""
         file, number = self._frames[index]
         return f"{file}/{number:06d}"
+
+    def rate(self, file: str) -> Fraction:
+        """Frames a second of one of the videos as they are taken here; 25 where the file does not say."""
+        with _opened(self._root / file, file) as container:
+            rate = container.streams.video[0].average_rate
+        # Damaged files tell any rate; these are what players and encoders take.
+        taken = Fraction(rate or 25) / self._stride
+        return min(max(taken, Fraction(1, 10)), Fraction(240)).limit_denominator(1001)
 
     def problem(self, index: int) -> str | None:
         """Nothing is known of a frame before it is read."""

@@ -60,6 +60,7 @@ class GlimpseGenerator(nn.Sequential):
             layers += [TransposedConvolution(before, after, 4, 2, 1, bias=i == last)]
         super().__init__(*layers, nn.Sigmoid())
         self.side = 2 ** len(channels)
+        self.appearance_size = appearance_size
 
     def forward(self, appearance: Tensor) -> Tensor:
         """appearance: N x Z -> N x 4 x g x g in [0, 1]."""
@@ -141,6 +142,23 @@ class Renderer(nn.Module):
         with full_precision(placed.device):
             weights, reconstruction = blend_layers(colours, masks, latents.log_activation, background, behind)
         return colours, masks, weights, reconstruction
+
+    def colours(self, latents: ObjectLatents, drawn: Tensor) -> Tensor:
+        """The layers of some objects; no gradient.
+
+        Args:
+            latents: The objects of B images.
+            drawn: B x K, which of them are wanted.
+
+        Returns:
+            B x K x 3 x H x W in [0, 1], zeros for the others.
+        """
+        glimpses = self.generator(latents.appearance[drawn])[:, None, :3]  # N x 1 x 3 x g x g
+        position, scale = latents.position[drawn][:, None], latents.scale[drawn][:, None]
+        placed = at_least_float32(place_glimpses(glimpses, position, scale, image_size=self.image_size))
+        colours = placed.new_zeros(*drawn.shape, 3, *self.image_size)
+        colours[drawn] = placed[:, 0]
+        return colours
 
     def _glimpses(self, appearance: Tensor, drawn: Tensor | None = None) -> Tensor:
         """B x K x Z -> B x K x 4 x g x g; zeros for those that are not to be drawn (drawn: B x K)."""

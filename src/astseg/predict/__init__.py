@@ -2,9 +2,11 @@
 
 from astseg.predict.folder import SegmentSummary, segment_folder
 from astseg.predict.prediction import Drawing, ObjectPrediction, Prediction
+from astseg.predict.result_folder import KINDS
 from astseg.predict.segmenter import Segmenter, choose_device
 
 __all__ = [
+    "KINDS",
     "Drawing",
     "ObjectPrediction",
     "Prediction",

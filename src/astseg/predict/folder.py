@@ -1,44 +1,63 @@
-"""A folder of pictures to files: masks, overlays, one table of all objects.
+"""Pictures or videos to files: masks, tables of all objects, pictures to look at.
 
 ::
 
     OUT/masks/NAME.png       label map, palette PNG: the index of a pixel is the id of its object, 0 = background
-    OUT/overlays/NAME.png    the picture with outlines and ids
+    OUT/coco.json            COCO: run lengths, box, area and score of each object
     OUT/objects.csv          a line an object
+    OUT/overlays/NAME.png    the picture with outlines and ids
+    OUT/videos/NAME.mp4      the same of a video; its ids stay with the objects from frame to frame
+    OUT/backgrounds/NAME.png, OUT/cutouts/NAME_ID.png (RGBA, the box of an object), OUT/reconstructions/NAME.png,
+    OUT/layers/NAME.npz
     OUT/segment.json         what was done, and which pictures could not be read
-    OUT/backgrounds/NAME.png, OUT/reconstructions/NAME.png, OUT/layers/NAME_ID.png (RGBA)    only where asked for
+
+Every file is written beside its place and renamed. Pictures are read ahead and results written behind in threads, a few
+at a time, so that memory does not grow with their number.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Callable, Iterator
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from PIL import Image
-
+from astseg import __version__
 from astseg.checkpoint import write_json
-from astseg.data import SceneSource, open_source
-from astseg.data.pictures import PICTURE_SUFFIXES
-from astseg.outputs import overlay, save_label_png, save_picture, write_whole
+from astseg.data import Reading, SceneSource
+from astseg.data.geometry import FITS
+from astseg.data.given import open_given
+from astseg.data.video import VideoSource
+from astseg.predict.result_folder import KINDS, MARK, earlier_results, remove_results, result_names, write_pictures
+from astseg.predict.tables import Tables
+from astseg.predict.videos import VideoResults
 from astseg.types import UserError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from astseg.predict.prediction import ObjectPrediction, Prediction
     from astseg.predict.segmenter import Segmenter
 
 __all__ = ["SegmentSummary", "segment_folder"]
 
-_MARK = "segment.json"
-_COLUMNS = ("file", "id", "x", "y", "w", "h", "area", "position_x", "position_y", "scale_x", "scale_y", "activation")
-_LARGEST_BATCH = 2**25
+_LARGEST_BATCH = 2**24
 """Pixels of the pictures that are held at a time, whatever the batch size: photographs are large."""
+
+_THREADS = 4
+"""Pillow reads and writes without the interpreter lock; four also fill two busy cores."""
+
+_MUCH = 0.1
+"""A change of proportions that is worth telling."""
+
+_USUAL = ("overlays", "backgrounds", "cutouts")
+
+T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -49,132 +68,217 @@ class SegmentSummary:
         images: Number of pictures segmented.
         objects: Number of objects found in them.
         skipped: For each picture that could not be read, what is wrong with it, in a line that names it.
+        written: What lies in the folder now: names of files, and of folders with a slash at the end.
+        squeezed: Number of pictures whose proportions were changed by more than a tenth to fit the model.
     """
 
     images: int
     objects: int
     skipped: tuple[str, ...]
+    written: tuple[str, ...] = ()
+    squeezed: int = 0
 
 
 def segment_folder(
     segmenter: Segmenter,
-    source_path: str | Path,
+    inputs: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     batch_size: int = 32,
-    every: bool = False,
+    write: Collection[str] | None = None,
     fit: str | None = None,
+    reading: Reading | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SegmentSummary:
-    """Segment every picture of a folder and write the results.
+    """Segment every picture of a folder, or every frame of a video, and write the results.
 
     Pictures that cannot be read are skipped and told. Results keep the pictures' names and subfolders; where two would
     get the same name, all keep their old suffix (``a.jpg.png``).
 
     Args:
         segmenter: The model.
-        source_path: A picture, a folder of pictures with all its subfolders, or anything else that
-            :func:`astseg.data.open_source` takes.
+        inputs: A picture, a folder of pictures with all its subfolders, a pattern, a video, or several of one kind;
+            or anything else that :func:`astseg.data.open_source` takes.
         out: A new or empty folder, or one that this function made before: its earlier results are replaced.
         batch_size: Images a forward pass.
-        every: Write backgrounds, reconstructions and layers too.
+        write: What is written besides masks and tables: some of ``overlays``, ``backgrounds``, ``cutouts``,
+            ``reconstructions``, ``layers``. None: the first three; of videos, whose overlays are videos, the first.
         fit: As for :meth:`Segmenter.predict`.
+        reading: What of a video is taken; None: every frame.
         progress: Called with the number of pictures done and their total.
 
     Raises:
         UserError: No pictures or none that can be read, an ``out`` that holds other things or lies among the pictures,
-            a batch size below 1. Nothing has been written then.
+            a batch size below 1, something unknown to write. Nothing has been written then.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}, expected at least 1")
-    source_path, out = Path(source_path).expanduser(), Path(out).expanduser()
-    source = open_source(source_path)
+    if fit is not None and fit not in FITS:
+        raise UserError(f"fit is '{fit}', choose from {', '.join(FITS)}")
+    given = [Path(one).expanduser() for one in ([inputs] if isinstance(inputs, str | Path) else inputs)]
+    out = Path(out).expanduser()
+    source, root = open_given(given, reading)
+    of_videos = isinstance(source, VideoSource)
+    kinds = _kinds(write, of_videos)
     names = [source.scene_name(index) for index in range(len(source))]
-    results = _result_names(names)
-    earlier = _earlier_results(out)
-    inside, outside = out.resolve(), source_path.resolve()
-    if (source_path.is_dir() and inside.is_relative_to(outside)) or outside.is_relative_to(inside):
-        raise UserError(f"'{out}' and '{source_path}' lie in each other, expected separate folders: choose another")
+    results = result_names(names)
+    earlier = earlier_results(out)
+    _check_apart(out, given, root, names)
 
+    about: dict[str, Any] = {
+        "astseg": __version__,
+        "input": [str(one.absolute()) for one in given],
+        "root": str(root.absolute()),
+        "kind": "video" if of_videos else "pictures",
+    }
     skipped: list[str] = []
-    rows: list[list[Any]] = []
-    done = 0
-    for batch in _batches(source, batch_size, skipped):
-        predictions = segmenter.predict([image for _, image in batch], batch_size=batch_size, fit=fit)
-        if not done:
-            _remove(out, earlier)
-            # From now on the folder is known as ours, even if this run is interrupted.
-            write_json(out / _MARK, {"complete": False, "results": results})
-        for (index, image), prediction in zip(batch, predictions, strict=True):
-            _write_pictures(out, results[index], image, prediction, every=every)
-            rows += [_row(names[index], found) for found in prediction.objects]
-        done += len(batch)
-        if progress is not None:
-            progress(batch[-1][0] + 1, len(source))
-    if not done:
-        told = "; ".join(skipped[:3]) + (f"; and {len(skipped) - 3} more" if len(skipped) > 3 else "")
-        raise UserError(f"none of the {len(source)} pictures in '{source_path}' can be read: {told}")
-    write_whole(out / "objects.csv", lambda part: _write_csv(part, rows))
-    about = {"input": str(source_path), "images": done, "objects": len(rows), "skipped": skipped}
-    write_json(out / _MARK, {"complete": True, **about, "results": results})
-    return SegmentSummary(done, len(rows), tuple(skipped))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        pictures = _read(source, pool, skipped)
+        first = next(pictures, None)
+        if first is None:
+            told = "; ".join(skipped[:3]) + (f"; and {len(skipped) - 3} more" if len(skipped) > 3 else "")
+            raise UserError(f"none of the {len(source)} pictures in {_named(given)} can be read: {told}")
+        remove_results(out, earlier)
+        # From now on the folder is known as ours, even if this run is interrupted.
+        write_json(out / MARK, {"complete": False, **about, "results": results})
+        work = _Work(segmenter, source, names, results, out, kinds, fit=fit)
+        try:
+            tables = Tables(out, appearance_size=segmenter.model.renderer.generator.appearance_size)
+            with tables, VideoResults(out, source if isinstance(source, VideoSource) else None, kinds) as videos:
+                for last in work.run(itertools.chain([first], pictures), pool, tables, videos, batch_size=batch_size):
+                    if progress is not None:
+                        progress(last + 1, len(source))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    about |= {"images": tables.images, "objects": tables.objects, "skipped": skipped}
+    write_json(out / MARK, {"complete": True, **about, "results": results})
+    present = [f"{kind}/" for kind in ("masks", *KINDS, "videos") if (out / kind).is_dir()]
+    written = (*present, "coco.json", "objects.csv")
+    return SegmentSummary(tables.images, tables.objects, tuple(skipped), written, work.squeezed)
 
 
-def _result_names(names: list[str]) -> list[str]:
-    """Names of the results, without suffix where that keeps them apart, also for file systems that ignore case."""
-    for name in names:
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise UserError(f"scene '{name}' has a name that leads out of its folder: rename it")
-    stems = [
-        str(PurePosixPath(name).with_suffix("")) if Path(name).suffix.lower() in PICTURE_SUFFIXES else name
-        for name in names
-    ]
-    return stems if len({stem.casefold() for stem in stems}) == len(stems) else names
+@dataclass
+class _Work:
+    """What stays the same for all pictures, and what is counted of them."""
+
+    segmenter: Segmenter
+    source: SceneSource
+    names: list[str]
+    results: list[str]
+    out: Path
+    kinds: Collection[str]
+    fit: str | None
+    squeezed: int = 0
+
+    def run(
+        self,
+        pictures: Iterable[tuple[int, NDArray[np.uint8]]],
+        pool: ThreadPoolExecutor,
+        tables: Tables,
+        videos: VideoResults,
+        *,
+        batch_size: int,
+    ) -> Iterator[int]:
+        """Segment and write; gives the number of the last picture of each batch when the batch is done."""
+        writing: deque[Future[None]] = deque()
+        for batch in _batches(pictures, batch_size):
+            images = [image for _, image in batch]
+            predictions = self.segmenter.predictions(
+                images, batch_size=batch_size, fit=self.fit, layers="layers" in self.kinds
+            )
+            for (index, image), prediction in zip(batch, predictions, strict=True):
+                name, result = self.names[index], self.results[index]
+                self.squeezed += abs(prediction.placement.distortion - 1) > _MUCH
+                labels, objects = videos.follow(name, image, prediction)
+                tables.add(name, f"masks/{result}.png", labels, objects)
+                kinds = videos.kinds_of_frames
+                task = (self.out, result, image, prediction, labels, objects, kinds)
+                writing.append(pool.submit(write_pictures, *task))
+                while len(writing) > 2 * _THREADS:
+                    writing.popleft().result()
+            yield batch[-1][0]
+        for each in writing:
+            each.result()
 
 
-def _earlier_results(out: Path) -> list[str]:
-    """Names of the results that an earlier call left in ``out``.
+def _kinds(write: Collection[str] | None, of_videos: bool) -> tuple[str, ...]:
+    """What is written besides masks and tables."""
+    if write is None:
+        return ("overlays",) if of_videos else _USUAL
+    for kind in write:
+        if kind not in KINDS:
+            raise UserError(f"'{kind}' cannot be written, choose from {', '.join(KINDS)}")
+    return tuple(kind for kind in KINDS if kind in write)
 
-    Raises:
-        UserError: ``out`` is no folder, or holds things of other origin.
+
+def _check_apart(out: Path, given: Sequence[Path], root: Path, names: Sequence[str]) -> None:
+    """Make sure that results do not land among the pictures, nor lie above them, and are no pictures themselves."""
+    inside = out.resolve()
+    for one in given:
+        outside = one.resolve()
+        if (one.is_dir() and inside.is_relative_to(outside)) or outside.is_relative_to(inside):
+            raise UserError(f"'{out}' and '{one}' lie in each other, expected separate folders: choose another")
+    if inside.is_relative_to(root.resolve()):
+        inner = inside.relative_to(root.resolve()).as_posix()
+        below = "" if inner == "." else f"{inner}/"
+        if any(name.startswith(below) for name in names):
+            raise UserError(f"'{out}' holds some of the pictures that are named: choose another, or another pattern")
+
+
+def _named(given: Sequence[Path]) -> str:
+    return f"'{given[0]}'" if len(given) == 1 else f"'{given[0]}' and {len(given) - 1} more"
+
+
+def _read(source: SceneSource, pool: ThreadPoolExecutor, skipped: list[str]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Pictures with their numbers, read a few ahead; faults go to ``skipped``.
+
+    Of a video nothing is read after its first fault: each try would decode it again from its beginning.
     """
-    if not out.exists():
-        return []
-    if not out.is_dir():
-        raise UserError(f"'{out}' is a file, expected a new folder or one made by this command: choose another")
-    if not any(out.iterdir()):
-        return []
-    try:
-        results: list[str] = json.loads((out / _MARK).read_text())["results"]
-        _result_names(results)
-        return results
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"'{out}' is not empty and was not made by this command (no {_MARK}): choose a new folder"
-        ) from None
+
+    def read(index: int) -> NDArray[np.uint8] | UserError:
+        if _video_of(source, index) in damaged:
+            return UserError("")
+        try:
+            return source.read(index)[0]
+        except UserError as error:
+            return error
+
+    damaged: set[str] = set()
+    for index, result in enumerate(_ahead(pool, read, range(len(source)))):
+        video = _video_of(source, index)
+        if not isinstance(result, UserError):
+            if video not in damaged:
+                yield index, result
+        elif video is None or video not in damaged:
+            skipped.append(str(result) + (f" (its frames from {source.scene_name(index)} on)" if video else ""))
+            if video is not None:
+                damaged.add(video)
 
 
-def _remove(out: Path, results: list[str]) -> None:
-    """Remove the files of earlier results; whatever else lies there stays."""
-    (out / "objects.csv").unlink(missing_ok=True)
-    for result in results:
-        for kind in ("masks", "overlays", "backgrounds", "reconstructions"):
-            (out / kind / f"{result}.png").unlink(missing_ok=True)
-        layers = out / "layers" / result
-        for label in range(1, 256) if layers.parent.is_dir() else ():
-            layers.with_name(f"{layers.name}_{label}.png").unlink(missing_ok=True)
+def _video_of(source: SceneSource, index: int) -> str | None:
+    """The video that a frame is of, or None for pictures."""
+    return os.path.dirname(source.scene_name(index)) if isinstance(source, VideoSource) else None
 
 
-def _batches(source: SceneSource, batch_size: int, skipped: list[str]) -> Iterator[list[tuple[int, NDArray[np.uint8]]]]:
-    """Pictures with their indices, ``batch_size`` at most and few where they are large; faults go to ``skipped``."""
+def _ahead(pool: ThreadPoolExecutor, function: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
+    """The results in order; so many of them are worked on as there are threads."""
+    pending: deque[Future[T]] = deque()
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) > _THREADS:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _batches(
+    pictures: Iterable[tuple[int, NDArray[np.uint8]]], batch_size: int
+) -> Iterator[list[tuple[int, NDArray[np.uint8]]]]:
+    """Pictures with their numbers, ``batch_size`` at most and few where they are large."""
     batch: list[tuple[int, NDArray[np.uint8]]] = []
     pixels = 0
-    for index in range(len(source)):
-        try:
-            image, _ = source.read(index)
-        except UserError as error:
-            skipped.append(str(error))
-            continue
+    for index, image in pictures:
         batch.append((index, image))
         pixels += image.shape[0] * image.shape[1]
         if len(batch) == batch_size or pixels >= _LARGEST_BATCH:
@@ -182,37 +286,3 @@ def _batches(source: SceneSource, batch_size: int, skipped: list[str]) -> Iterat
             batch, pixels = [], 0
     if batch:
         yield batch
-
-
-def _write_pictures(out: Path, result: str, image: NDArray[np.uint8], prediction: Prediction, *, every: bool) -> None:
-    save_label_png(prediction.labels, out / "masks" / f"{result}.png")
-    save_picture(overlay(image, prediction.labels), out / "overlays" / f"{result}.png")
-    if every:
-        save_picture(Image.fromarray(prediction.background), out / "backgrounds" / f"{result}.png")
-        save_picture(Image.fromarray(prediction.reconstruction), out / "reconstructions" / f"{result}.png")
-        for found, layer in zip(prediction.objects, prediction.layers, strict=True):
-            save_picture(Image.fromarray(layer), out / "layers" / f"{result}_{found.id}.png")
-
-
-def _row(name: str, found: ObjectPrediction) -> list[Any]:
-    """A line of the table; numbers to six digits."""
-    numbers = (*found.position, *found.scale, found.activation)
-    return [
-        name,
-        found.id,
-        *found.box,
-        found.area,
-        *(f"{number:.6g}" for number in numbers),
-        found.order,
-        f"{found.visibility:.6g}",
-        *(f"{number:.6g}" for number in found.appearance),
-    ]
-
-
-def _write_csv(path: Path, rows: list[list[Any]]) -> None:
-    columns = [*_COLUMNS, "order", "visibility"]
-    size = len(rows[0]) - len(columns) if rows else 0
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*columns, *(f"a_{index}" for index in range(size))])
-        writer.writerows(rows)

@@ -6,7 +6,7 @@ enlarged pixels. Source of what decides a pixel: the supplement's Algorithm 2; b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -17,12 +17,13 @@ from torch import Tensor
 
 from astseg.data.geometry import Placement, place
 from astseg.data.tensors import tensor_to_images
-from astseg.types import SceneOutput
+from astseg.predict.enlarging import Window, enlarged, window_of
+from astseg.types import SceneOutput, UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Drawing", "ObjectPrediction", "Prediction", "predictions_from"]
+__all__ = ["Drawing", "ObjectPrediction", "Prediction", "may_own_pixels", "predictions_from"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,7 @@ class ObjectPrediction:
         area: Number of its pixels in the label map, at least 1.
         order: 0 for the front-most object of the picture, then 1, 2, ... by falling activation.
         visibility: Its area divided by the area it would have if it were the only object, in (0, 1].
+        score: How sure its pixels are: the mean weight of its layer over them, in (0, 1].
         appearance: Z numbers, float32, what it looks like (z_what).
     """
 
@@ -50,6 +52,7 @@ class ObjectPrediction:
     area: int
     order: int
     visibility: float
+    score: float
     appearance: NDArray[np.float32] = field(repr=False)
 
 
@@ -60,12 +63,12 @@ class Drawing:
     Attributes:
         background: H x W x 3.
         reconstruction: H x W x 3.
-        layers: n x H x W x 4, RGBA, one for each object.
+        layers: n x H x W x 4, RGBA, one for each object; None where they were not asked for.
     """
 
     background: NDArray[np.uint8]
     reconstruction: NDArray[np.uint8]
-    layers: NDArray[np.uint8]
+    layers: NDArray[np.uint8] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +102,12 @@ class Prediction:
         """N x H x W x 4, uint8 RGBA: each object alone, in the order of ``objects``, hidden parts included.
 
         Laid over the background, a layer gives the picture of that object as the only one.
+
+        Raises:
+            UserError: The prediction was made without layers.
         """
+        if self.drawing.layers is None:
+            raise UserError("this prediction was made without layers: call predict(..., layers=True)")
         layers = [self.placement.restore(layer, smooth=True) for layer in self.drawing.layers]
         return np.stack(layers) if layers else np.zeros((0, *self.labels.shape, 4), np.uint8)
 
@@ -110,107 +118,136 @@ def predictions_from(
     *,
     background_activation: float,
     fit: str = "squeeze",
-) -> list[Prediction]:
-    """Predictions for a batch.
+) -> Iterator[Prediction]:
+    """Predictions for a batch, one at a time.
 
     Args:
-        output: The model's output for B images.
+        output: The model's output for B images. Its layers may be missing, as may those of objects that own no pixel.
         sizes: The pictures' own (height, width), B of them.
         background_activation: Log alpha_0, the mean of it where each pixel has its own.
         fit: How the pictures were brought to the model's size, see :mod:`astseg.data.geometry`.
     """
-    _, _, height, width = output.weights.shape
-    places = [place(size, (height, width), fit=fit) for size in sizes]
+    weights = output.weights.float().cpu()
     activation = (output.latents.log_activation - background_activation).float().cpu().numpy()
-    layers = _alone(output)
-    return [_prediction(output, index, where, activation[index], layers[index]) for index, where in enumerate(places)]
-
-
-def _alone(output: SceneOutput) -> NDArray[np.uint8]:
-    """Each object as the only one: its colours, and its weight against the background alone; B x K x H x W x 4."""
-    assert output.layers is not None
-    behind, weights = output.weights[:, :1], output.weights[:, 1:]
-    # w_k / (w_k + w_0) = alpha_k M_k / (alpha_k M_k + alpha_0): the other objects cancel out.
-    opacity = weights / (weights + behind).clamp_min(torch.finfo(weights.dtype).tiny)
-    return tensor_to_images(torch.cat([output.layers, opacity[:, :, None]], dim=2))
-
-
-def _prediction(
-    output: SceneOutput,
-    index: int,
-    where: Placement,
-    activation: NDArray[np.float32],
-    layers: NDArray[np.uint8],
-) -> Prediction:
-    """The prediction for image ``index`` of a batch, at its own size.
-
-    Args:
-        output: The model's output for the batch.
-        index: Which image.
-        where: Where the picture lies in it.
-        activation: K log activations relative to the background.
-        layers: K x h x w x 4, each object alone, at the model's size.
-    """
-    left, top, right, bottom = where.inner
-    labels = where.pasted(_label_map(output.weights[index, :, top:bottom, left:right], where.box_size))
-    area = np.bincount(labels.ravel(), minlength=len(activation) + 1)[1:]
-    slots = [int(slot) for slot in np.argsort(-activation, kind="stable") if area[slot] > 0]
-    position = (output.latents.position[index].float().cpu().numpy() + 1) / 2 * where.frame[::-1]
-    factor = (where.box_size[1] / (right - left), where.box_size[0] / (bottom - top))  # picture pixels a frame pixel
-    scale = output.latents.scale[index].float().cpu().numpy()
-    appearance = output.latents.appearance[index].float().cpu().numpy()
-    objects = []
-    for order, slot in enumerate(slots):
-        mine = labels == slot + 1
-        uncovered = where.restore(layers[slot, :, :, 3], smooth=True) >= 128
-        objects.append(
-            ObjectPrediction(
-                id=slot + 1,
-                position=(
-                    float((position[slot, 0] - left) * factor[0] + where.box[0] - 0.5),
-                    float((position[slot, 1] - top) * factor[1] + where.box[1] - 0.5),
-                ),
-                box=_box(mine),
-                scale=(
-                    float(scale[slot, 0] * where.picture[1] / (where.frame[1] * factor[0])),
-                    float(scale[slot, -1] * where.picture[0] / (where.frame[0] * factor[1])),
-                ),
-                activation=float(activation[slot]),
-                area=int(area[slot]),
-                order=order,
-                visibility=float(area[slot] / np.count_nonzero(uncovered | mine)),
-                appearance=appearance[slot].copy(),
-            )
+    for index, size in enumerate(sizes):
+        where = place(size, (weights.shape[2], weights.shape[3]), fit=fit)
+        left, top, right, bottom = where.inner
+        shown = weights[index, :, top:bottom, left:right]
+        labels, masks = _masks(shown, where.box_size, order=np.argsort(-activation[index], kind="stable"))
+        slots = [mask.slot for mask in masks]
+        objects = tuple(
+            _object(output, index, order, mask, where, float(activation[index, mask.slot]))
+            for order, mask in enumerate(masks)
         )
-    drawing = Drawing(
-        tensor_to_images(output.background[index]), tensor_to_images(output.reconstruction[index]), layers[slots]
-    )
-    return Prediction(labels, tuple(objects), drawing, where)
+        drawing = Drawing(
+            tensor_to_images(output.background[index]),
+            tensor_to_images(output.reconstruction[index]),
+            None if output.layers is None else _alone(output.layers[index, slots], output.weights[index], slots),
+        )
+        yield Prediction(where.pasted(labels), objects, drawing, where)
 
 
-def _label_map(weights: Tensor, size: tuple[int, int]) -> NDArray[np.int32]:
-    """Weights L x h x w -> the layer that weighs most at each pixel of the picture's own size; ties: the first.
+def may_own_pixels(weights: Tensor) -> Tensor:
+    """Which objects can own a pixel at any size, B x K; weights: B x L x H x W.
 
-    One layer is enlarged at a time, so that large pictures need no L times their memory.
+    The largest of L weights that sum to one is at least 1 / L, enlarged or not.
     """
-    weights = weights.float().cpu()
-    least = 1 / len(weights)  # the largest of L weights that sum to one is at least this, enlarged or not
+    return weights[:, 1:].amax(dim=(2, 3)) >= 1 / weights.shape[1]
+
+
+@dataclass(frozen=True)
+class _Mask:
+    """The pixels of one object, in the part of the picture that the model saw."""
+
+    slot: int
+    box: tuple[int, int, int, int]
+    area: int
+    visibility: float
+    score: float
+
+
+def _masks(weights: Tensor, size: tuple[int, int], order: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[_Mask]]:
+    """Weights L x h x w -> labels of the layers that weigh most at each pixel of another size (ties: the first).
+
+    One layer is enlarged at a time and only where it is not zero, so that large pictures need no L times their memory.
+
+    Returns:
+        Labels of that size; and the objects that own some, slots in the given order.
+    """
+    everywhere: Window = (slice(None), slice(None))
     labels = torch.zeros(size, dtype=torch.int32)
-    best = _enlarged(weights[0], size)
-    for label in range(1, len(weights)):
-        if weights[label].max() < least:
-            continue
-        weight = _enlarged(weights[label], size)
-        labels[weight > best] = label
-        best = torch.maximum(best, weight)
-    return np.asarray(labels.numpy(), np.int32)
+    best = enlarged(weights[0], size, everywhere, everywhere)
+    windows: dict[int, tuple[Window, Window]] = {}
+    for slot in may_own_pixels(weights[None])[0].nonzero().flatten().tolist():
+        inner, outer = windows[slot] = window_of(weights[slot + 1], size)
+        weight, rival = enlarged(weights[slot + 1], size, inner, outer), best[outer]
+        labels[outer][weight > rival] = slot + 1
+        torch.maximum(rival, weight, out=rival)
+    found = [(slot, *windows[slot]) for slot in order.tolist() if slot in windows]
+    masks = [_mask(weights, size, labels, best, *each) for each in found]
+    return np.asarray(labels.numpy(), np.int32), [mask for mask in masks if mask is not None]
 
 
-def _enlarged(weight: Tensor, size: tuple[int, int]) -> Tensor:
-    """One h x w map at another size, smoothly; averaged where it shrinks."""
-    return torch.nn.functional.interpolate(
-        weight[None, None], size, mode="bilinear", align_corners=False, antialias=True
-    )[0, 0]
+def _mask(
+    weights: Tensor, size: tuple[int, int], labels: Tensor, best: Tensor, slot: int, inner: Window, outer: Window
+) -> _Mask | None:
+    """What there is to say of the pixels of a slot, which all lie in the window ``outer``; None if it has none."""
+    mine = (labels[outer] == slot + 1).numpy()
+    area = int(np.count_nonzero(mine))
+    if not area:
+        return None
+    uncovered = enlarged(_opacity(weights[slot + 1], weights[0]), size, inner, outer).numpy() >= 0.5
+    x, y, width, height = _box(mine)
+    return _Mask(
+        slot=slot,
+        box=(x + outer[1].start, y + outer[0].start, width, height),
+        area=area,
+        visibility=area / int(np.count_nonzero(uncovered | mine)),
+        score=min(1.0, float(best[outer].numpy()[mine].mean())),
+    )
+
+
+def _object(
+    output: SceneOutput, index: int, order: int, mask: _Mask, where: Placement, activation: float
+) -> ObjectPrediction:
+    """Object ``order`` of image ``index`` of a batch, in the picture's own pixels."""
+    left, top, right, bottom = where.inner
+    latents = output.latents
+    position, scale = (one[index, mask.slot].float().cpu().numpy() for one in (latents.position, latents.scale))
+    across, down = where.box_size[1] / (right - left), where.box_size[0] / (bottom - top)  # picture over frame pixels
+    column, row = (position + 1) / 2 * where.frame[::-1]
+    return ObjectPrediction(
+        id=mask.slot + 1,
+        position=(
+            float((column - left) * across + where.box[0] - 0.5),
+            float((row - top) * down + where.box[1] - 0.5),
+        ),
+        box=(mask.box[0] + where.box[0], mask.box[1] + where.box[1], *mask.box[2:]),
+        scale=(
+            float(scale[0] * where.picture[1] / (where.frame[1] * across)),
+            float(scale[-1] * where.picture[0] / (where.frame[0] * down)),
+        ),
+        activation=activation,
+        area=mask.area,
+        order=order,
+        visibility=mask.visibility,
+        score=mask.score,
+        appearance=latents.appearance[index, mask.slot].float().cpu().numpy().copy(),
+    )
+
+
+def _opacity(weight: Tensor, behind: Tensor) -> Tensor:
+    """The weight of an object against the background alone: alpha_k M_k / (alpha_k M_k + alpha_0).
+
+    That is w_k / (w_k + w_0): the other objects cancel out.
+    """
+    return weight / (weight + behind).clamp_min(torch.finfo(weight.dtype).tiny)
+
+
+def _alone(colours: Tensor, weights: Tensor, slots: list[int]) -> NDArray[np.uint8]:
+    """Objects as the only ones: colours n x 3 x H x W and weights L x H x W -> n x H x W x 4, RGBA."""
+    opacity = _opacity(weights[1:][slots], weights[:1])
+    return tensor_to_images(torch.cat([colours, opacity[:, None]], dim=1))
 
 
 def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:

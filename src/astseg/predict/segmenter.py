@@ -21,7 +21,7 @@ from astseg.data.geometry import place
 from astseg.data.inputs import Input, image_from, separate
 from astseg.data.tensors import images_to_tensor
 from astseg.evaluate import inference
-from astseg.predict.prediction import Prediction, predictions_from
+from astseg.predict.prediction import Prediction, may_own_pixels, predictions_from
 from astseg.types import UserError
 
 if TYPE_CHECKING:
@@ -74,13 +74,17 @@ class Segmenter:
         return self.model.renderer.image_size
 
     @overload
-    def predict(self, inputs: Input, *, batch_size: int = ..., fit: str | None = ...) -> Prediction: ...  # type: ignore[overload-overlap]
+    def predict(  # type: ignore[overload-overlap]
+        self, inputs: Input, *, batch_size: int = ..., fit: str | None = ..., layers: bool = ...
+    ) -> Prediction: ...
 
     @overload
-    def predict(self, inputs: Iterable[Input], *, batch_size: int = ..., fit: str | None = ...) -> list[Prediction]: ...
+    def predict(
+        self, inputs: Iterable[Input], *, batch_size: int = ..., fit: str | None = ..., layers: bool = ...
+    ) -> list[Prediction]: ...
 
     def predict(
-        self, inputs: Input | Iterable[Input], *, batch_size: int = 32, fit: str | None = None
+        self, inputs: Input | Iterable[Input], *, batch_size: int = 32, fit: str | None = None, layers: bool = True
     ) -> Prediction | list[Prediction]:
         """Segment one image or many.
 
@@ -91,6 +95,7 @@ class Segmenter:
             batch_size: Images a forward pass.
             fit: How images of other proportions fit in: ``squeeze``, ``letterbox`` or ``crop`` (what is cropped off is
                 background); None: ``letterbox`` if the model was trained so, else ``squeeze``.
+            layers: Whether :attr:`Prediction.layers` are wanted; without them a prediction takes less time and memory.
 
         Returns:
             One prediction for one image, a list in the same order for anything else.
@@ -98,21 +103,43 @@ class Segmenter:
         Raises:
             UserError: An input that cannot be read, named by its path or its place; a batch size below 1; another fit.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}, expected at least 1")
         values, single = separate(inputs)
         images = (image_from(one, "the image" if single else f"image {i}") for i, one in enumerate(values))
-        predictions = list(self._predictions(images, batch_size, fit or self.fit))
+        predictions = list(self.predictions(images, batch_size=batch_size, fit=fit, layers=layers))
         return predictions[0] if single else predictions
 
-    def _predictions(self, images: Iterable[NDArray[np.uint8]], batch_size: int, fit: str) -> Iterator[Prediction]:
-        """Predictions for images H x W x 3; of a batch, only the resized images are kept."""
+    def predictions(
+        self,
+        images: Iterable[NDArray[np.uint8]],
+        *,
+        batch_size: int = 32,
+        fit: str | None = None,
+        layers: bool = True,
+    ) -> Iterator[Prediction]:
+        """Segment images one after the other; of a batch, only the resized images are kept.
+
+        Args:
+            images: H x W x 3 each, uint8, of any sizes.
+            batch_size: Images a forward pass.
+            fit: As for :meth:`predict`.
+            layers: As for :meth:`predict`.
+
+        Raises:
+            UserError: As :meth:`predict`.
+        """
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}, expected at least 1")
+        fit = fit or self.fit
         places = ((image, place((image.shape[0], image.shape[1]), self.image_size, fit=fit)) for image in images)
         small = ((where.image(image), where.picture) for image, where in places)
         while batch := list(itertools.islice(small, batch_size)):
             pictures, sizes = zip(*batch, strict=True)
             with inference(self.model):
-                output = self.model(images_to_tensor(np.stack(pictures), device=next(self.model.parameters()).device))
+                # What weighs next to nothing is not drawn, and layers are drawn of what may own a pixel alone.
+                device = next(self.model.parameters()).device
+                output = self.model(images_to_tensor(np.stack(pictures), device=device), layers=False)
+                if layers:
+                    output.layers = self.model.renderer.colours(output.latents, may_own_pixels(output.weights))
                 background = self.model.renderer.background_activation().mean().item()
             yield from predictions_from(output, sizes, background_activation=background, fit=fit)
 
