@@ -629,9 +629,14 @@ def test_from_end_to_end(place: Path, tmp_path: Path) -> None:
     assert (went_on.returncode, went_on.stderr) == (0, "")
     assert_same_weights(run, place / "run")
     assert max(Counter((entry["phase"], entry["step"]) for entry in log(run)).values()) == 1
-    assert {"README.md", "config.json", "log.jsonl", "model.safetensors", "panels", "training_state"} == {
-        path.name for path in run.iterdir()
-    }
+    states = {"training_state", "training_state.before"}
+    weights = {"model.safetensors", "best.safetensors"}
+    assert {path.name for path in run.iterdir()} == {
+        "README.md",
+        "config.json",
+        "log.jsonl",
+        "panels",
+    } | states | weights
 
     measured = run_installed("evaluate", run, desk, "--json", tmp_path / "figures.json", "--split", ":8")
     assert (measured.returncode, measured.stderr) == (0, "")

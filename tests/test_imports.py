@@ -20,8 +20,8 @@ RANK = {
     **dict.fromkeys(["config", "ops"], 1),
     **dict.fromkeys(["data", "guidance", "losses", "metrics", "model"], 2),
     **dict.fromkeys(
-        ["batches", "checkpoint", "clock", "interruption", "objectives", "outputs", "presets", "progress", "provenance"]
-        + ["published", "schedule", "terminal"],
+        ["batches", "checkpoint", "clock", "durable", "interruption", "lock", "objectives", "outputs", "presets"]
+        + ["progress", "provenance", "published", "schedule", "states", "terminal", "trouble"],
         3,
     ),
     **dict.fromkeys(["arguments", "card", "contact", "evaluate", "predict", "train", "watch"], 4),

@@ -86,8 +86,21 @@ def train_run(command: arguments.Train | arguments.TrainBackground, console: Con
     config = command.settings.with_steps(command.steps, part="objects" if whole else "background")
     if not whole and config.objects.scenario == "baseline":
         raise UserError("the scenario 'baseline' learns the background with the objects: use 'astseg train'")
-    folder = RunFolder(command.out)
+    folder = RunFolder(command.out, tell=console.print)
     scenes = load(console, command, config, crop=command.crop, fit=command.fit or "crop")
+    with folder.lock():
+        return train_in(folder, command, config, scenes, console)
+
+
+def train_in(
+    folder: RunFolder,
+    command: arguments.Train | arguments.TrainBackground,
+    config: Config,
+    scenes: SceneArrays,
+    console: Console,
+) -> int:
+    """Train in a folder that is held for this process."""
+    whole = isinstance(command, arguments.Train)
     if config.model.background_width == "auto":
         width = background_width(console, folder, config, scenes, seed=command.seed)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, background_width=width))

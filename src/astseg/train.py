@@ -30,6 +30,7 @@ from astseg.model.background import BackgroundModel, is_complex
 from astseg.model.scene import AstSeg, build
 from astseg.objectives import guided_losses, loss_weights, object_losses
 from astseg.progress import Reporter
+from astseg.trouble import DivergedError, Vigil, step_back
 from astseg.types import SceneArrays, UserError
 
 __all__ = ["Watch", "choose_background_width", "default_device", "train", "train_background", "train_objects"]
@@ -72,7 +73,7 @@ def train_background(
         Seconds spent on this phase in all.
 
     Raises:
-        UserError: A loss is no longer finite.
+        DivergedError: A loss or a gradient is not finite.
     """
     whole = model if whole is None else whole
     device = next(model.parameters()).device
@@ -84,21 +85,24 @@ def train_background(
     else:
         model.start_from(next(batches.in_order(size=400)))
     clock = Clock(config.steps, minutes=minutes, seconds=state.seconds)
+    vigil = Vigil(run, reporter, seed=seed)
     saved = clock.seconds()
     model.train()
     with Interruption() as interruption:
         for step, position in clock.left(state.step):
-            rate = schedule.background_learning_rate(position, rate=config.learning_rate, steps=config.steps)
+            full_rate = schedule.background_learning_rate(position, rate=config.learning_rate, steps=config.steps)
+            rate = full_rate * vigil.factor
             beta = schedule.background_beta(
                 position, steps=config.steps, beta=config.beta, ramp_start=config.ramp[0], ramp_end=config.ramp[1]
             )
             set_rate(optimizer, rate)
-            images, _, _ = batches.draw(step)
+            images, _, _ = batch = batches.draw(step)
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 background, predicted_error = model(images)
             losses = background_loss(images, background, predicted_error, beta=beta)
             optimizer.zero_grad(set_to_none=True)
             losses["total"].backward()  # type: ignore[no-untyped-call]
+            vigil.check("background", step, losses, model, batch)
             optimizer.step()
 
             seconds = clock.seconds()
@@ -148,7 +152,7 @@ def train_objects(
         Seconds spent on these phases in all.
 
     Raises:
-        UserError: A loss is no longer finite.
+        DivergedError: A loss or a gradient is not finite.
     """
     device = next(model.parameters()).device
     batches = Batches(scenes, size=config.batch, seed=seed + 1, flip=config.flip, device=device)
@@ -156,6 +160,7 @@ def train_objects(
     if state.step:
         run.restore(model)
     clock = Clock(config.steps, minutes=minutes, seconds=state.seconds)
+    vigil = Vigil(run, reporter, seed=seed + 1)
     phase, finished, saved = "", state.step, clock.seconds()
     with Interruption() as interruption:
         for step, position in clock.left(state.step):
@@ -186,9 +191,9 @@ def train_objects(
                 model.background_model.requires_grad_(now == "joint")
             phase = now
 
-            rate = object_rate(config, position)
+            rate = object_rate(config, position) * vigil.factor
             set_rate(optimizer, rate)
-            images, indices, mirrored = batches.draw(step)
+            images, indices, mirrored = batch = batches.draw(step)
             backgrounds, weights = frozen.draw(indices, mirrored), loss_weights(config, phase, position)
             guided = phase == "guided" or weights["guidance"]
             blobs = frozen.blobs.take(indices, mirrored) if frozen.blobs is not None and guided else None
@@ -199,9 +204,11 @@ def train_objects(
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                     output = model(images, backgrounds, layers=False)
                 losses = object_losses(model, output, images, config, blobs=blobs, position=position)
+                vigil.look(phase, step, position / config.steps, output.weights, losses["reconstruction"])
             total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
             optimizer.zero_grad(set_to_none=True)
             total.backward()  # type: ignore[no-untyped-call]
+            vigil.check(phase, step, losses, model, batch)
             optimizer.step()
 
             seconds, finished = clock.seconds(), step + 1
@@ -215,10 +222,12 @@ def train_objects(
                 here = TrainingState(phase, finished, seconds, state.background_seconds, seed)
                 run.save_state(here, model, optimizer)
                 run.save_weights(model)
+                vigil.keep_best(model, phase, finished)
             interruption.obey()
     reporter.flush()
     seconds = clock.seconds()
     run.save_weights(model)
+    vigil.keep_best(model, phase, finished)
     run.save_state(TrainingState("done", finished, seconds, state.background_seconds, seed), model, None)
     return seconds
 
@@ -252,9 +261,38 @@ def train(
         The trained model, in evaluation mode.
 
     Raises:
-        UserError: A loss is no longer finite, the run folder's state is broken, or no time is left.
+        UserError: Losses are not finite even at lower rates, the run folder's states are broken, or no time is left.
     """
-    device = device or default_device()
+    while True:
+        try:
+            return _train_from_state(
+                config,
+                scenes,
+                run=run,
+                seed=seed,
+                reporter=reporter,
+                minutes=minutes,
+                device=device or default_device(),
+                watch=watch,
+                background_only=background_only,
+            )
+        except DivergedError as error:
+            step_back(run, reporter, error)
+
+
+def _train_from_state(
+    config: Config,
+    scenes: SceneArrays,
+    *,
+    run: RunFolder,
+    seed: int,
+    reporter: Reporter,
+    minutes: float | None,
+    device: torch.device,
+    watch: Watch | None,
+    background_only: bool,
+) -> AstSeg:
+    """A whole run, from where its folder stands to its end or to a step whose numbers are not finite."""
     state = run.load_state() or TrainingState("background", 0, 0.0, 0.0, seed)
     spent = state.seconds + (0.0 if state.phase == "background" else state.background_seconds)
     if minutes is not None and spent >= minutes * 60 and state.phase != "done":
