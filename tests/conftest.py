@@ -102,6 +102,23 @@ def limited_files() -> Callable[[int], AbstractContextManager[None]]:
 
 
 @pytest.fixture(scope="session")
+def limited_memory() -> Callable[[int], AbstractContextManager[None]]:
+    """Within it the process may take so many bytes more than it has."""
+
+    @contextmanager
+    def limited(more: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+    return limited
+
+
+@pytest.fixture(scope="session")
 def read_only() -> Callable[..., AbstractContextManager[None]]:
     """Within it a path has no rights of writing (or none at all: mode 0), for the superuser too."""
 

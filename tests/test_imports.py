@@ -20,7 +20,18 @@ RANK = {
     **dict.fromkeys(["config", "ops"], 1),
     **dict.fromkeys(["data", "guidance", "losses", "metrics", "model"], 2),
     **dict.fromkeys(
-        ["batches", "checkpoint", "clock", "durable", "interruption", "lock", "objectives", "outputs", "presets"]
+        [
+            "batches",
+            "checkpoint",
+            "clock",
+            "complaints",
+            "durable",
+            "interruption",
+            "lock",
+            "objectives",
+            "outputs",
+            "presets",
+        ]
         + ["progress", "provenance", "published", "schedule", "states", "terminal", "trouble"],
         3,
     ),

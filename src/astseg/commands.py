@@ -23,6 +23,7 @@ from astseg.comparison import (
     summary,
     write_per_image,
 )
+from astseg.complaints import one_line
 from astseg.config import Config
 from astseg.data import fingerprint, load_scenes, open_source, select, source_hash
 from astseg.data.cached import CachedSource
@@ -242,7 +243,7 @@ def segment_input(command: arguments.Segment, console: Console) -> int:
         )
     console.print(f"{summary.objects} objects in {summary.images} images: {command.out}")
     for line in summary.skipped:
-        console.print(f"skipped: {line}")
+        console.print(f"skipped: {one_line(line)}")
     return 3 if summary.skipped else 0
 
 

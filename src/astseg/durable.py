@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ def write_durably(path: Path, content: bytes) -> None:
         UserError: It cannot be written there; what lay there before is untouched.
     """
     part = path.with_name(path.name + ".part")
+    is_new = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -46,6 +49,9 @@ def write_durably(path: Path, content: bytes) -> None:
             part.unlink(missing_ok=True)
         sync(path.parent)
     except OSError as error:
+        if is_new:
+            with suppress(OSError):  # not empty, or never made
+                path.parent.rmdir()
         raise cannot_write(path, error) from error
 
 
@@ -122,6 +128,8 @@ def load_tensors(path: Path, *, expected: str | None = None) -> dict[str, Tensor
 def read(path: Path) -> bytes:
     """The bytes of a file. Raises FileNotFoundError, or BrokenFileError where they cannot be read."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device would be read for ever
+            raise BrokenFileError("it is no file")
         return path.read_bytes()
     except FileNotFoundError:
         raise
