@@ -32,13 +32,14 @@ RANK = {
             "outputs",
             "presets",
         ]
-        + ["progress", "provenance", "published", "schedule", "states", "terminal", "trouble"],
+        + ["progress", "provenance", "published", "schedule", "states", "team", "terminal", "trouble"],
         3,
     ),
     **dict.fromkeys(["arguments", "card", "contact", "evaluate", "predict", "train", "watch"], 4),
     **dict.fromkeys(["comparison", "data_commands", "demo", "reference"], 5),
     **dict.fromkeys(["commands"], 6),
     **dict.fromkeys(["cli"], 7),
+    **dict.fromkeys(["__main__"], 8),
 }
 # Parts of these ranks never import their equals. Those of the other ranks may, but not in a ring.
 APART = {0, 1, 2}
