@@ -118,10 +118,10 @@ def assert_close(one: Path, other: Path, tolerance: float = 1e-5) -> None:
     assert len(first) == len(second) == 10
     for left, right in zip(first, second, strict=True):
         assert left.pop("phase") == right.pop("phase")
-        assert left == pytest.approx(right, rel=tolerance, abs=1e-9)
+        assert left == pytest.approx(right, rel=tolerance, abs=1e-6)
     weights, others = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
     for name in weights:
-        torch.testing.assert_close(weights[name], others[name], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(weights[name], others[name], rtol=1e-3, atol=1e-3)
 
 
 def test_two_processes_have_the_losses_of_one(place: Path) -> None:
@@ -169,7 +169,7 @@ def test_under_torchrun(place: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     one, two = load_file(place / "one" / "model.safetensors"), load_file(tmp_path / "run" / "model.safetensors")
     for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-3)
 
 
 def test_shares_make_up_the_batch() -> None:

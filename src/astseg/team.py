@@ -83,7 +83,10 @@ class Together(Team):
         values, known, gradients = flat.split([len(values), len(known), len(flat) - len(values) - len(known)])
         pieces = gradients.split([parameter.numel() for parameter in parameters])
         for parameter, piece, is_known in zip(parameters, pieces, known.tolist(), strict=True):
-            parameter.grad = piece.view_as(parameter).to(parameter.dtype).clone() if is_known else None
+            if is_known and parameter.grad is None:
+                parameter.grad = torch.empty_like(parameter, requires_grad=False)
+            if parameter.grad is not None:  # in the order of memory that it has: a fused step goes by that
+                parameter.grad.copy_(piece.view(parameter.shape))
         return dict(zip(losses, values.unbind(), strict=True))
 
     def agreed(self, steps: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
