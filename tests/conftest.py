@@ -1,7 +1,12 @@
 """What every test may ask for."""
 
+import ctypes
 import os
-from collections.abc import Callable, Iterable
+import resource
+import signal
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +112,73 @@ def spread_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run.save_config(Config(model=model_config))
     run.save_weights(model)
     return run.path
+
+
+@pytest.fixture(scope="session")
+def limited_files() -> Callable[[int], AbstractContextManager[None]]:
+    """Within it no file may grow beyond so many bytes, as on a full disk."""
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, handler)
+
+    return limited
+
+
+@pytest.fixture(scope="session")
+def limited_memory() -> Callable[[int], AbstractContextManager[None]]:
+    """Within it the process may take so many bytes more than it has."""
+
+    @contextmanager
+    def limited(more: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+    return limited
+
+
+@pytest.fixture(scope="session")
+def read_only() -> Callable[..., AbstractContextManager[None]]:
+    """Within it a path has no rights of writing (or none at all: mode 0), for the superuser too."""
+
+    @contextmanager
+    def guarded(path: Path, mode: int = 0o555) -> Iterator[None]:
+        before = path.stat().st_mode
+        path.chmod(mode)
+        try:
+            with _without_privileges():
+                yield
+        finally:
+            path.chmod(before)
+
+    return guarded
+
+
+@contextmanager
+def _without_privileges() -> Iterator[None]:
+    """The superuser reads and writes whatever he likes (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH): not within this."""
+    if os.geteuid() != 0:
+        yield
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = struct.pack("Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
+    data = ctypes.create_string_buffer(24)
+    assert libc.capget(header, data) == 0
+    effective, *others = struct.unpack("6I", data.raw)
+    assert libc.capset(header, struct.pack("6I", effective & ~0b110, *others)) == 0
+    try:
+        yield
+    finally:
+        assert libc.capset(header, struct.pack("6I", effective, *others)) == 0

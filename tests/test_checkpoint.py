@@ -1,18 +1,14 @@
 """The run folder: written whole or not at all, read strictly, refused where it is another run."""
 
 import json
-import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from astseg import checkpoint
 from astseg.checkpoint import RunFolder, TrainingState, load_model, write_json
 from astseg.config import BackgroundConfig, Config, ModelConfig, ObjectsConfig, to_dict
 from astseg.model.scene import AstSeg, build
@@ -166,7 +162,7 @@ def test_begin_writes_once(run: RunFolder) -> None:
     assert not run.is_begun
     assert run.begin(CONFIG, ABOUT) == CONFIG
     assert run.is_begun
-    assert json.loads((run.path / "config.json").read_text()) == {**ABOUT, **to_dict(CONFIG)}
+    assert json.loads((run.path / "config.json").read_text()) == {"format": 1, **ABOUT, **to_dict(CONFIG)}
     assert run.begin(CONFIG, ABOUT) == CONFIG
 
 
@@ -222,117 +218,6 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot be written"):
         RunFolder(tmp_path / "file" / "run").begin(CONFIG, ABOUT)
-
-
-# State
-
-
-def test_state_there_and_back(run: RunFolder) -> None:
-    assert run.load_state() is None
-    state = TrainingState("joint", 12, 3.25, 1.5, 7)
-    run.save_state(state, linear(2.0), None)
-    assert run.load_state() == state
-    other = linear(0.0)
-    run.restore(other)
-    assert all((parameter == 2).all() for parameter in other.parameters())
-    assert [path.name for path in run.path.iterdir()] == ["training_state"]
-
-
-def test_moments_lie_as_their_parameters_do(run: RunFolder) -> None:
-    """A fused step takes all tensors in the order of memory: other strides would swap moments among weights."""
-
-    def model_and_optimizer() -> tuple[nn.Module, torch.optim.Optimizer]:
-        torch.manual_seed(1)
-        convolution: nn.Module = nn.Conv2d(3, 4, (3, 2))
-        convolution = convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return convolution, torch.optim.Adam(convolution.parameters(), lr=0.1, fused=True)
-
-    def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
-        torch.manual_seed(seed)
-        optimizer.zero_grad()
-        loss: Tensor = model(torch.randn(2, 3, 8, 7)).square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    model, optimizer = model_and_optimizer()
-    step(model, optimizer, 2)
-    run.save_state(TrainingState("joint", 1, 0.0, 0.0, 0), model, optimizer)
-    step(model, optimizer, 3)
-    other, restored = model_and_optimizer()
-    run.restore(other, restored)
-    (weight, _) = other.parameters()
-    assert restored.state[weight]["exp_avg"].stride() == weight.stride()
-    step(other, restored, 3)
-    for one, two in zip(model.parameters(), other.parameters(), strict=True):
-        assert torch.equal(one, two)
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "message"),
-    [
-        ("state.json", b"{", r"state.json' is broken \(.*\): remove .*training_state to start afresh"),
-        ("state.json", b'{"phase": "joint"}', r"state.json' is broken"),
-        ("state.json", b"[]", r"state.json' is broken"),
-        ("model.safetensors", b"abc", r"model.safetensors' is broken"),
-        ("model.safetensors", None, r"model.safetensors' is not there"),
-        ("optimizer.safetensors", b"abc", r"optimizer.safetensors' is broken \(.*\): remove .* to start afresh"),
-        ("optimizer.safetensors", None, r"optimizer.safetensors' is broken"),
-    ],
-)
-def test_a_broken_state(run: RunFolder, file: str, content: bytes | None, message: str) -> None:
-    model = linear(1.0)
-    optimizer = torch.optim.Adam(model.parameters())
-    run.save_state(TrainingState("joint", 1, 0.0, 0.0, 0), model, optimizer)
-    path = run.path / "training_state" / file
-    path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(UserError, match=message) as error:
-        run.load_state()
-        run.restore(model, optimizer)
-    one_line(error)
-
-
-def test_moments_of_another_model(run: RunFolder) -> None:
-    model = linear(1.0)
-    optimizer = torch.optim.Adam(model.parameters())
-    run.save_state(TrainingState("joint", 1, 0.0, 0.0, 0), model, optimizer)
-    save_file({"5.exp_avg": torch.ones(3)}, run.path / "training_state" / "optimizer.safetensors")
-    with pytest.raises(UserError, match=r"optimizer.safetensors' is broken"):
-        run.restore(model, optimizer)
-
-
-@pytest.mark.parametrize("moment", range(12))
-def test_a_state_survives_death_at_any_moment(run: RunFolder, moment: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Old or new, but whole; also when the save before died as well."""
-    run.save_state(TrainingState("joint", 1, 0.0, 0.0, 0), linear(1.0), None)
-    calls = 0
-
-    def dying(function: Any) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls > moment:
-                raise Killed
-            return function(*args, **kwargs)
-
-        return call
-
-    for step in (2, 3):
-        calls = 0
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(checkpoint.os, "replace", dying(os.replace))
-            patch.setattr(checkpoint.shutil, "rmtree", dying(shutil.rmtree))
-            patch.setattr(checkpoint, "save_file", dying(save_file))
-            run.save_state(TrainingState("joint", step, 0.0, 0.0, 0), linear(float(step)), None)
-            raise Killed  # it died right after
-        state = run.load_state()
-        assert state is not None
-        assert 1 <= state.step <= step
-        model = linear(0.0)
-        run.restore(model)
-        assert all((parameter == state.step).all() for parameter in model.parameters())
-    run.save_state(TrainingState("joint", 4, 0.0, 0.0, 0), linear(4.0), None)
-    assert run.load_state() == TrainingState("joint", 4, 0.0, 0.0, 0)
-    assert [path.name for path in run.path.iterdir()] == ["training_state"]
 
 
 # Log

@@ -20,8 +20,19 @@ RANK = {
     **dict.fromkeys(["config", "ops"], 1),
     **dict.fromkeys(["data", "guidance", "losses", "metrics", "model"], 2),
     **dict.fromkeys(
-        ["batches", "checkpoint", "clock", "interruption", "objectives", "outputs", "presets", "progress", "provenance"]
-        + ["published", "schedule", "terminal"],
+        [
+            "batches",
+            "checkpoint",
+            "clock",
+            "complaints",
+            "durable",
+            "interruption",
+            "lock",
+            "objectives",
+            "outputs",
+            "presets",
+        ]
+        + ["progress", "provenance", "published", "schedule", "states", "team", "terminal", "trouble"],
         3,
     ),
     **dict.fromkeys(
@@ -30,6 +41,7 @@ RANK = {
     **dict.fromkeys(["comparison", "data_commands", "demo", "reference", "segment_commands"], 5),
     **dict.fromkeys(["commands"], 6),
     **dict.fromkeys(["cli"], 7),
+    **dict.fromkeys(["__main__"], 8),
 }
 # Parts of these ranks never import their equals. Those of the other ranks may, but not in a ring.
 APART = {0, 1, 2}

@@ -387,6 +387,8 @@ def read_settings(file: Path) -> dict[str, Any]:
         UserError: Missing, unreadable or not a table of names and values.
     """
     try:
+        if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe or a device would be read for ever
+            raise OSError(0, "it is no file")
         text = file.read_text()
     except OSError as error:
         raise UserError(f"'{file}' cannot be read ({error.strerror}): give a YAML or JSON file") from None
@@ -396,7 +398,7 @@ def read_settings(file: Path) -> dict[str, Any]:
 
     try:
         values = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"'{file}' is broken: {' '.join(str(error).split())}") from None
     if values is None:
         return {}

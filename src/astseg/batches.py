@@ -17,7 +17,7 @@ from torch import Tensor
 from astseg.data.tensors import images_to_tensor
 from astseg.guidance import Blobs, colour_regions, find_blobs
 from astseg.model.background import BackgroundModel, foreground_mask, nearest_around
-from astseg.types import SceneArrays
+from astseg.types import SceneArrays, UserError
 
 __all__ = ["Batches", "FrozenBackground", "freeze_background", "mirror"]
 
@@ -28,7 +28,16 @@ CACHE_BYTES = 4e9
 class Batches:
     """The training images on their device, and batches of them that depend on (seed, step) alone."""
 
-    def __init__(self, scenes: SceneArrays, *, size: int, seed: int, flip: bool, device: torch.device) -> None:
+    def __init__(
+        self,
+        scenes: SceneArrays,
+        *,
+        size: int,
+        seed: int,
+        flip: bool,
+        device: torch.device,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
         """Move the images to the device; those of a large cache stay on disk.
 
         Args:
@@ -37,7 +46,13 @@ class Batches:
             seed: Seed of the run.
             flip: Mirror every second image, at random.
             device: Where to train.
+            share: Which part of each batch is drawn, of how many: the rank of this process, and their number.
+
+        Raises:
+            UserError: The batch cannot be shared evenly.
         """
+        if size % share[1]:
+            raise UserError(f"a batch of {size} cannot be shared evenly by {share[1]} processes: choose a multiple")
         stored = not isinstance(scenes.images, np.ndarray)
         self.stored = scenes.images if stored else None  # N x H x W x 3, uint8, as is the next
         self.images = None if stored else torch.from_numpy(np.array(scenes.images)).to(device)
@@ -46,9 +61,10 @@ class Batches:
         self.size = size
         self.seed = seed
         self.flip = flip
+        self.share = share
 
     def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The batch of a step; also seeds torch for the dropout of that step.
+        """The batch of a step, or this process's share of it; also seeds torch for the dropout of that step.
 
         Returns:
             Images B x 3 x H x W in [0, 1]; indices B, which scenes; mirrored B, bool.
@@ -56,6 +72,10 @@ class Batches:
         torch.manual_seed(self.seed * 1_000_003 + step)
         indices = torch.randint(self.shape[0], (self.size,)).to(self.device)
         mirrored = (torch.rand(self.size) < (0.5 if self.flip else 0.0)).to(self.device)
+        part, parts = self.share
+        if parts > 1:  # each process has other images, and other noise
+            indices, mirrored = indices.chunk(parts)[part], mirrored.chunk(parts)[part]
+            torch.manual_seed((self.seed * 1_000_003 + step) * parts + part)
         return self.take(indices, mirrored), indices, mirrored
 
     def take(self, indices: Tensor, mirrored: Tensor) -> Tensor:

@@ -2,64 +2,59 @@
 
 ::
 
-    RUN/config.json          every setting, the preset, the data, the seed
-    RUN/model.safetensors    the weights, for use
-    RUN/training_state/      weights and optimiser in the middle of a run, to go on from; no pickle
-    RUN/log.jsonl            every number of the training, a line a step
-    RUN/metrics.json         the last evaluation
-    RUN/panels/              pictures, written during training too
-    RUN/README.md            the card: what this is and how to use it
+    RUN/config.json             every setting, the preset, the data, the seed, the version of this format
+    RUN/model.safetensors       the weights, for use
+    RUN/best.safetensors        those with which pictures came back best, of all that were ever saved
+    RUN/training_state/         weights and optimiser in the middle of a run, to go on from; no pickle
+    RUN/training_state.before/  the state before that one
+    RUN/log.jsonl               every number of the training, a line a step
+    RUN/metrics.json            the last evaluation
+    RUN/panels/                 pictures, written during training too
+    RUN/trouble/                batches whose losses were not finite, if there were any
+    RUN/README.md               the card: what this is and how to use it
 
-Files are written beside their place and renamed, so that what lies there is whole.
+Files are written beside their place, brought to the disk and renamed, so that what lies there is whole
+(:mod:`astseg.durable`, :mod:`astseg.states`).
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from astseg.config import Config, from_dict, to_dict
+from astseg.durable import BrokenFileError, cannot_write, header, save_tensors, sync, write_durably, write_json
+from astseg.lock import LOCK_NAME, FolderLock
 from astseg.model.scene import AstSeg, build
-from astseg.outputs import write_whole
+from astseg.states import PHASES, StateStore, TrainingState, load_weights
 from astseg.types import UserError
 
-__all__ = ["RunFolder", "TrainingState", "load_model", "write_json"]
+__all__ = ["FORMAT", "RunFolder", "TrainingState", "load_model", "write_json"]
+
+FORMAT = 1
+"""Version of the run folder. Folders of this and of every lower one are read."""
 
 
-@dataclass(frozen=True)
-class TrainingState:
-    """Where a run stands.
-
-    Attributes:
-        phase: ``background``, ``guided``, ``objects``, ``joint`` or ``done``: where the run stands.
-        step: Finished steps of the loop; ``guided``, ``objects`` and ``joint`` are one loop.
-        seconds: Seconds spent in that loop.
-        background_seconds: Seconds spent on the background loop.
-        seed: The seed of the run.
-    """
-
-    phase: str
-    step: int
-    seconds: float
-    background_seconds: float
-    seed: int
+def _warn(line: str) -> None:
+    warnings.warn(line, stacklevel=3)
 
 
 class RunFolder:
     """The files of one run; made when first written to."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, tell: Callable[[str], None] = _warn) -> None:
         """Take a folder, which may not exist yet.
+
+        Args:
+            path: The folder.
+            tell: Called with a line when a state is broken and the one before it is used.
 
         Raises:
             UserError: It is a file.
@@ -67,12 +62,17 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise UserError(f"'{path}' is a file, expected a run folder or a new name")
         self.path = path
+        self.states = StateStore(path, tell)
         self.log_path = path / "log.jsonl"
         self.panels = path / "panels"
 
     def save_config(self, config: Config, **about: Any) -> None:
         """Write ``config.json``; about: preset, data, seed and whatever else a reader wants to know."""
-        write_json(self.path / "config.json", {**about, **to_dict(config)})
+        write_json(self.path / "config.json", {"format": FORMAT, **about, **to_dict(config)})
+
+    def lock(self) -> FolderLock:
+        """Holds the folder while it is entered, so that no second run writes into it."""
+        return FolderLock(self.path)
 
     def load_config(self) -> tuple[Config, dict[str, Any]]:
         """The configuration, and what was said about it.
@@ -87,9 +87,16 @@ class RunFolder:
             raise UserError(f"'{self.path}' has no config.json, expected a run folder made by 'astseg train'")
         try:
             values = json.loads(file.read_text())
+            version = values.pop("format", FORMAT)
+            if type(version) is not int or version < 1:
+                raise ValueError(f"format is {version!r}, expected a whole number from 1")
+            if version > FORMAT:
+                raise UserError(
+                    f"'{file}' is of format {version}, and this astseg reads up to {FORMAT}: install a newer astseg"
+                )
             # Runs from before there were variants know nothing of them.
             parts = {name: values.pop(name) for name in to_dict(Config()) if name in values or name != "augment"}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"'{file}' is broken ({error}): restore it or train again") from None
         return from_dict(parts), values
 
@@ -104,7 +111,9 @@ class RunFolder:
         Raises:
             UserError: The folder holds something else.
         """
-        if not self.is_begun and self.path.is_dir() and any(item.name != "scenes" for item in self.path.iterdir()):
+        # A run that was killed as it began leaves a lock, or its configuration half written.
+        ours = ("scenes", LOCK_NAME, "config.json.part")
+        if not self.is_begun and self.path.is_dir() and any(item.name not in ours for item in self.path.iterdir()):
             raise UserError(f"'{self.path}' is not empty and holds no run: choose another folder")
 
     def begin(self, config: Config, about: Mapping[str, Any]) -> Config:
@@ -151,42 +160,46 @@ class RunFolder:
 
     def save_weights(self, model: nn.Module) -> None:
         """Write ``model.safetensors``."""
-        tensors = _plain(model.state_dict())
-        write_whole(self.path / "model.safetensors", lambda part: save_file(tensors, part))
+        save_tensors(self.path / "model.safetensors", model.state_dict(), {})
+
+    def keep_best(self, model: nn.Module, reconstruction: float, *, phase: str, step: int) -> None:
+        """Write ``best.safetensors`` if no weights that lie there reconstruct better.
+
+        Args:
+            model: The model.
+            reconstruction: Mean loss of the steps since the last call, 0 or more.
+            phase: Where the run stands.
+            step: Finished steps.
+        """
+        file = self.path / "best.safetensors"
+        try:
+            if float(header(file)["reconstruction"]) <= reconstruction:
+                return
+        except (FileNotFoundError, BrokenFileError, ValueError, KeyError):
+            pass  # there is none, or it is broken and of no use
+        about = {"reconstruction": repr(reconstruction), "phase": phase, "step": str(step)}
+        save_tensors(file, model.state_dict(), about)
 
     def save_state(self, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-        """Write ``training_state/``, whole or not at all."""
-        folder, temporary, old = (self.path / f"training_state{end}" for end in ("", ".part", ".old"))
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_file(_plain(model.state_dict()), temporary / "model.safetensors")
-        if optimizer is not None:
-            save_file(_optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
-        write_json(temporary / "state.json", asdict(state))
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(folder, old)
-        os.replace(temporary, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        """Write ``training_state/``, whole or not at all; first the log of the steps before it is on the disk.
 
-    def _state_folder(self) -> Path:
-        """The newest whole state; between its two renames :meth:`save_state` has it under the old name."""
-        folder = self.path / "training_state"
-        return folder if folder.is_dir() else self.path / "training_state.old"
+        Raises:
+            UserError: It cannot be written; the states that were there are untouched.
+        """
+        try:
+            if self.log_path.exists():
+                sync(self.log_path)
+        except OSError as error:
+            raise cannot_write(self.log_path, error) from error
+        self.states.save(state, model, optimizer)
 
     def load_state(self) -> TrainingState | None:
         """Where the run stands, or None where it has not begun.
 
         Raises:
-            UserError: A broken state.
+            UserError: Broken states.
         """
-        file = self._state_folder() / "state.json"
-        if not file.is_file():
-            return None
-        try:
-            return TrainingState(**json.loads(file.read_text()))
-        except (ValueError, TypeError) as error:
-            raise UserError(f"'{file}' is broken ({error}): remove {file.parent} to start afresh") from None
+        return self.states.load()
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Put the saved weights, and the optimiser's moments, back in place.
@@ -194,31 +207,22 @@ class RunFolder:
         Raises:
             UserError: Missing, broken or other weights or moments.
         """
-        folder = self._state_folder()
-        load_weights(model, folder / "model.safetensors")
-        moments = folder / "optimizer.safetensors"
-        if optimizer is not None:
-            try:
-                _restore_optimizer(optimizer, load_file(moments))
-            except (OSError, SafetensorError, ValueError, IndexError, RuntimeError) as error:
-                reason = " ".join(str(error).split())[:200]
-                raise UserError(f"'{moments}' is broken ({reason}): remove {folder} to start afresh") from None
+        self.states.restore(model, optimizer)
 
     def trim_log(self, phase: str, step: int) -> None:
         """Drop the lines of the log that are younger than the saved state, so that no step stands there twice."""
         if not self.log_path.is_file():
             return
-        order = ("background", "guided", "objects", "joint", "done")
         kept = []
-        for line in self.log_path.read_text().splitlines():
+        for line in self.log_path.read_text(errors="replace").splitlines():
             try:
                 entry = json.loads(line)
-            except ValueError:  # the run was killed while it wrote this line
+                is_told = (PHASES.index(entry["phase"]), entry["step"]) <= (PHASES.index(phase), step)
+            except (ValueError, KeyError, TypeError, RecursionError):  # the run was killed while it wrote this line
                 continue
-            if (order.index(entry["phase"]), entry["step"]) <= (order.index(phase), step):
+            if is_told:
                 kept.append(line + "\n")
-        text = "".join(kept)
-        write_whole(self.log_path, lambda part: part.write_text(text))
+        write_durably(self.log_path, "".join(kept).encode())
 
 
 def load_model(path: Path) -> tuple[AstSeg, Config]:
@@ -235,56 +239,3 @@ def load_model(path: Path) -> tuple[AstSeg, Config]:
     model = build(replace(config.model, backbone_weights=None))  # the file holds them all
     load_weights(model, weights)
     return model.eval(), config
-
-
-def load_weights(model: nn.Module, file: Path) -> None:
-    """Load weights strictly.
-
-    Raises:
-        UserError: Missing, broken or other weights.
-    """
-    try:
-        model.load_state_dict(load_file(file))
-    except FileNotFoundError:
-        raise UserError(f"'{file}' is not there: the run holds no weights") from None
-    except SafetensorError as error:
-        raise UserError(f"'{file}' is broken ({error}): restore it or train again") from None
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"'{file}' does not fit the model that config.json describes: {reason}") from None
-
-
-def write_json(file: Path, values: Any) -> None:
-    """Write JSON, whole or not at all; the folder is made.
-
-    Raises:
-        UserError: The file cannot be written there.
-    """
-    text = json.dumps(values, indent=2) + "\n"
-    write_whole(file, lambda part: part.write_text(text))
-
-
-def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as safetensors wants them: contiguous and on their own."""
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Moments and step counts by parameter number; the rates are functions of the step and need no saving."""
-    return {
-        f"{number}.{name}": torch.as_tensor(value).detach().cpu().contiguous().clone()
-        for number, values in optimizer.state_dict()["state"].items()
-        for name, value in values.items()
-    }
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Moments must lie in memory as their parameters do: a fused step goes through both in the order of memory."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        number, _, name = key.partition(".")
-        if tensor.ndim:
-            tensor = torch.empty_like(parameters[int(number)], requires_grad=False).copy_(tensor)
-        state.setdefault(int(number), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from astseg.arguments import CheckData, Prepare, Presets, parse
+from astseg.complaints import one_line, parsed, unforeseen
 from astseg.provenance import preset_list, preset_sheet
 from astseg.types import UserError
 
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run a command; its exit code."""
     try:
-        command = parse(arguments)
+        command = parsed(parse, arguments)
         if isinstance(command, Presets):  # at once, without torch
             lines = preset_list() if command.name is None else preset_sheet(command.name)
             print("\n".join(lines))
@@ -38,10 +39,16 @@ def run(arguments: Sequence[str]) -> int:
 
         return commands.run(command)
     except UserError as error:
-        print(f"astseg: {error}", file=sys.stderr)
+        print(f"astseg: {one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("astseg: stopped; the same command again goes on from here", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 1
+    except Exception as error:
+        line = unforeseen(error)
+        if line is None:
+            raise
+        print(f"astseg: {one_line(line)}", file=sys.stderr)
+        return 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from astseg.outputs import write_whole
 from astseg.progress import Reporter, require_tensorboard
 from astseg.reference import import_reference
 from astseg.segment_commands import export_labels, segment_input
+from astseg.team import Onlooker, Team, assembled
 from astseg.terminal import progress_bar
 from astseg.train import choose_background_width, default_device, train
 from astseg.types import SceneArrays, UserError
@@ -89,8 +91,24 @@ def train_run(command: arguments.Train | arguments.TrainBackground, console: Con
     config = command.settings.with_steps(command.steps, part="objects" if whole else "background")
     if not whole and config.objects.scenario == "baseline":
         raise UserError("the scenario 'baseline' learns the background with the objects: use 'astseg train'")
-    folder = RunFolder(command.out)
+    team = assembled()
+    console.quiet = not team.is_first
+    folder = (RunFolder if team.is_first else Onlooker)(command.out, tell=console.print)
     scenes = load(console, command, config, crop=command.crop, fit=command.fit or "crop")
+    with folder.lock() if team.is_first else nullcontext():
+        return train_in(folder, command, config, scenes, console, team)
+
+
+def train_in(
+    folder: RunFolder,
+    command: arguments.Train | arguments.TrainBackground,
+    config: Config,
+    scenes: SceneArrays,
+    console: Console,
+    team: Team,
+) -> int:
+    """Train in a folder that is held for this process."""
+    whole = isinstance(command, arguments.Train)
     if config.model.background_width == "auto":
         width = background_width(console, folder, config, scenes, seed=command.seed)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, background_width=width))
@@ -109,7 +127,11 @@ def train_run(command: arguments.Train | arguments.TrainBackground, console: Con
         "images": len(scenes),
         "fingerprint": fingerprint(scenes),
     }
+    if not team.is_first:
+        team.wait()  # until the first process has begun the run
     config = folder.begin(config, about)
+    if team.is_first:
+        team.wait()
     state = folder.load_state()
     if state is not None and (state.phase == "done" or not (whole or state.phase == "background")):
         console.print(f"{'this run' if whole else 'the background'} is trained already: {command.out}")
@@ -118,8 +140,9 @@ def train_run(command: arguments.Train | arguments.TrainBackground, console: Con
     if notice:
         console.print(notice)
     board = folder.path / "tensorboard" if command.tensorboard else None
-    with Reporter(folder.log_path, console=console, tensorboard=board) as reporter:
-        watch = PanelWatch(folder, few(scenes), reporter)
+    log_path, board = (folder.log_path, board) if team.is_first else (None, None)
+    with Reporter(log_path, console=console, tensorboard=board) as reporter:
+        watch = PanelWatch(folder, few(scenes), reporter) if team.is_first else None
         model = train(
             config,
             scenes,
@@ -129,9 +152,13 @@ def train_run(command: arguments.Train | arguments.TrainBackground, console: Con
             minutes=command.minutes,
             watch=watch,
             background_only=not whole,
+            team=team,
         )
-        watch.draw(model, "last")
-    write_card(folder, config, about)
+        if watch is not None:
+            watch.draw(model, "last")
+    if team.is_first:
+        write_card(folder, config, about)
+    team.wait()
     following = f"astseg evaluate {command.out} DATA" if whole else f"astseg train {spelled(command)}"
     console.print(f"done; look at {folder.panels / 'latest.png'}; next: {following}")
     return 0
@@ -163,7 +190,11 @@ def evaluate_run(command: arguments.Evaluate, console: Console) -> int:
     for file in (command.json, command.csv, command.table):
         if file is not None and file.is_dir():
             raise UserError(f"'{file}' is a folder, expected a file")
-    measured = [measure(command, run, console) for run in command.runs]
+    team = assembled()
+    console.quiet = not team.is_first
+    measured = [measure(command, run, console, team) for run in command.runs]
+    if not team.is_first:
+        return 0
     for one in measured:
         write_json(one.run / "metrics.json", summary([one]))
         write_per_image([one], one.run / "per_image.csv")
@@ -182,7 +213,7 @@ def evaluate_run(command: arguments.Evaluate, console: Console) -> int:
     return 0
 
 
-def measure(command: arguments.Evaluate, run: Path, console: Console) -> Measured:
+def measure(command: arguments.Evaluate, run: Path, console: Console, team: Team) -> Measured:
     """One run of ``astseg evaluate``, with what its figures mean nothing without."""
     model, config = load_model(run)
     _, about = RunFolder(run).load_config()
@@ -208,6 +239,7 @@ def measure(command: arguments.Evaluate, run: Path, console: Console) -> Measure
             device=default_device(),
             protocol=command.protocol,
             progress=advance,
+            team=team,
         )
     circumstances = {
         "protocol": result.protocol,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -179,8 +180,10 @@ class BackgroundConfig:
         """
         _check(self.steps >= 1, f"background steps is {self.steps}, expected at least 1")
         _check(self.batch >= 1, f"background batch is {self.batch}, expected at least 1")
-        _check(self.learning_rate > 0, f"background learning_rate is {self.learning_rate}, expected more than 0")
-        _check(self.beta >= 0, f"background beta is {self.beta}, expected 0 or more")
+        _check(
+            0 < self.learning_rate < math.inf, f"background learning_rate is {self.learning_rate}, expected more than 0"
+        )
+        _check(0 <= self.beta < math.inf, f"background beta is {self.beta}, expected 0 or more")
         start, end = self.ramp
         _check(0 <= start <= end <= 1, f"background ramp is {self.ramp}, expected 0 <= start <= end <= 1")
         _check(0 < self.share < 1, f"background share is {self.share}, expected a part between 0 and 1")
@@ -248,18 +251,22 @@ class ObjectsConfig:
         _check(self.steps >= 1, f"objects steps is {self.steps}, expected at least 1")
         _check(self.frozen_steps >= 0, f"frozen_steps is {self.frozen_steps}, expected 0 or more")
         _check(self.batch >= 1, f"objects batch is {self.batch}, expected at least 1")
-        _check(self.learning_rate > 0, f"objects learning_rate is {self.learning_rate}, expected more than 0")
+        _check(
+            0 < self.learning_rate < math.inf, f"objects learning_rate is {self.learning_rate}, expected more than 0"
+        )
         _check(self.warmup >= 0, f"warmup is {self.warmup}, expected 0 or more")
         _check_name("decay", self.decay, DECAYS)
         _check(0 < self.decay_from <= 1, f"decay_from is {self.decay_from}, expected a fraction above 0, up to 1")
         _check(
             min(self.betas) >= 0 and max(self.betas) < 1, f"betas is {self.betas}, expected two rates from 0 up to 1"
         )
-        _check(self.eps > 0, f"eps is {self.eps}, expected more than 0")
-        _check(self.entropy_weight >= 0, f"entropy_weight is {self.entropy_weight}, expected 0 or more")
+        _check(0 < self.eps < math.inf, f"eps is {self.eps}, expected more than 0")
+        _check(0 <= self.entropy_weight < math.inf, f"entropy_weight is {self.entropy_weight}, expected 0 or more")
         _check(self.entropy_ramp >= 0, f"entropy_ramp is {self.entropy_ramp}, expected 0 or more")
-        _check(self.parsimony_weight >= 0, f"parsimony_weight is {self.parsimony_weight}, expected 0 or more")
-        _check(self.guidance >= 0, f"guidance is {self.guidance}, expected 0 or more")
+        _check(
+            0 <= self.parsimony_weight < math.inf, f"parsimony_weight is {self.parsimony_weight}, expected 0 or more"
+        )
+        _check(0 <= self.guidance < math.inf, f"guidance is {self.guidance}, expected 0 or more")
         _check(self.guidance_steps >= 0, f"guidance_steps is {self.guidance_steps}, expected 0 or more")
         _check(self.guided_steps >= 0, f"guided_steps is {self.guided_steps}, expected 0 or more")
         _check(
@@ -371,7 +378,7 @@ def override(config: T, values: Mapping[str, Any], *, path: str = "") -> T:
         UserError: Unknown names (the nearest valid one is named), values of another type or outside their range.
     """
     if not isinstance(values, Mapping):
-        raise UserError(f"{path or 'the configuration'} is {values!r}, expected names and values")
+        raise UserError(f"{path or 'the configuration'} is {reprlib.repr(values)}, expected names and values")
     hints = typing.get_type_hints(type(config))
     replaced: dict[str, Any] = {}
     for name, value in values.items():
@@ -389,7 +396,7 @@ def override(config: T, values: Mapping[str, Any], *, path: str = "") -> T:
 
 def _converted(value: Any, hint: Any, name: str) -> Any:
     """The value as the type of its field; JSON has no tuples, and YAML reads ``1e-4`` as text."""
-    wrong = UserError(f"'{name}' is {value!r}, expected {_spelled(hint)}")
+    wrong = UserError(f"'{name}' is {reprlib.repr(value)}, expected {_spelled(hint)}")
     if isinstance(hint, types.UnionType):
         choices = [choice for choice in typing.get_args(hint) if choice is not types.NoneType]
         return None if value is None else _converted(value, choices[0], name)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from astseg import arguments
+from astseg.complaints import one_line
 from astseg.data import Reading, SceneSource, open_source, select
 from astseg.data.cache import prepare
 from astseg.data.cached import CachedSource
@@ -48,7 +49,7 @@ def check_data(command: arguments.CheckData, console: Console) -> int:
         check.problems += source.verify()
     console.print(described(check, str(command.data)))
     for problem in check.problems:
-        console.print(f"wrong: {problem}")
+        console.print(f"wrong: {one_line(problem)}")
     if command.pictures and check.read:
         from astseg.contact import contact_sheet  # loads torch
         from astseg.outputs import save_picture

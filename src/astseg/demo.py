@@ -40,8 +40,14 @@ def run_demo(command: Demo, console: Console) -> Evaluation:
     Raises:
         UserError: A folder that holds something else, a count below 1.
     """
+    folder = RunFolder(command.out, tell=console.print)
+    with folder.lock():
+        return demo_in(folder, command, console)
+
+
+def demo_in(folder: RunFolder, command: Demo, console: Console) -> Evaluation:
+    """The demo in a folder that is held for this process."""
     begin = time.monotonic()
-    folder = RunFolder(command.out)
     config = preset(PRESET).with_steps(command.steps)
     folder.check_new_or_begun()
     train_scenes = made_scenes(command, console, "train", command.scenes, command.seed)

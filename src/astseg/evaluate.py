@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from astseg.data.tensors import images_to_tensor
 from astseg.metrics import MetricTotals, clevrtex_metrics, segmentation_metrics, squared_error
+from astseg.team import ALONE, Team
 from astseg.types import SceneOutput, UserError
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def evaluate(
     protocol: str = "astseg",
     keep: int = 8,
     progress: Callable[[int, int], None] | None = None,
+    team: Team = ALONE,
 ) -> Evaluation:
     """Measure a model on all scenes. The model's modes and the random state stay as they are.
 
@@ -89,6 +91,7 @@ def evaluate(
         protocol: One of :data:`PROTOCOLS`.
         keep: Images whose whole output is kept, all of them in the first batch.
         progress: Called with the number of images done and their total.
+        team: The processes that share the batches; each gets the whole result.
 
     Raises:
         UserError: No scenes, scenes of another size, an unknown protocol, a batch size below 1.
@@ -96,19 +99,26 @@ def evaluate(
     _check(model, scenes, batch_size, protocol)
     if device is not None:
         model.to(device)
-    totals = MetricTotals()
+    measured: list[tuple[int, dict[str, Tensor]]] = []
     first_output: SceneOutput | None = None
     for start in range(0, len(scenes), batch_size):
+        if start // batch_size % team.size != team.rank and start:  # all see the first one, for its pictures
+            continue
         stop = min(start + batch_size, len(scenes))
         labels = None if scenes.labels is None else torch.tensor(scenes.labels[start:stop], device=_device(model))
         with inference(model):
             images = images_to_tensor(scenes.images[start:stop], device=_device(model))
             output = model(images, layers=False)
-            totals.add(_measure(images, output, labels, protocol))
+            if start // batch_size % team.size == team.rank:
+                found = _measure(images, output, labels, protocol)
+                measured.append((start, {name: values.cpu() for name, values in found.items()}))
             if first_output is None:
                 first_output = _convert(output, lambda value: value[:keep].cpu())
         if progress is not None:
             progress(stop, len(scenes))
+    totals = MetricTotals()
+    for _, values_of_batch in sorted(team.gathered(measured), key=lambda one: one[0]):
+        totals.add(values_of_batch)
     per_image = {name: values.numpy() for name, values in totals.per_image().items()}
     mean = {name: float(values.mean()) for name, values in per_image.items()}
     if "background_mse" in mean:

@@ -133,6 +133,10 @@ class Reporter:
         if (step + 1) % LOG_EVERY == 0 or position + 1 >= steps:
             self.flush()
 
+    def forget(self) -> None:
+        """Drop the steps that have not been told yet: the training goes back behind them."""
+        self.sums, self.count = {}, 0
+
     def flush(self) -> None:
         """Tell the steps that have not been told yet: before a state is saved, and at the end of a loop.
 
@@ -156,8 +160,13 @@ class Reporter:
 
     def _log(self, entry: dict[str, Any]) -> None:
         if self.log_path is not None:
-            with self.log_path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+            try:
+                with self.log_path.open("a") as file:
+                    file.write(json.dumps(entry) + "\n")
+            except OSError as error:
+                raise UserError(
+                    f"'{self.log_path}' cannot be written ({error.strerror}): free space, and the same command goes on"
+                ) from error
         if self.writer is not None:
             for name, value in entry.items():
                 if isinstance(value, float):

@@ -30,6 +30,8 @@ from astseg.model.background import BackgroundModel, is_complex
 from astseg.model.scene import AstSeg, build
 from astseg.objectives import guided_losses, loss_weights, object_losses
 from astseg.progress import Reporter
+from astseg.team import ALONE, Team
+from astseg.trouble import DivergedError, Vigil, step_back
 from astseg.types import SceneArrays, UserError
 
 __all__ = ["Watch", "choose_background_width", "default_device", "train", "train_background", "train_objects"]
@@ -53,6 +55,7 @@ def train_background(
     minutes: float | None = None,
     whole: nn.Module | None = None,
     watch: Watch | None = None,
+    team: Team = ALONE,
 ) -> float:
     """Phase 1: learn the background behind the objects.
 
@@ -67,46 +70,52 @@ def train_background(
         minutes: Time limit.
         whole: The model that is saved, of which this is a part; by default the background model alone.
         watch: Called after each step.
+        team: The processes that train together.
 
     Returns:
         Seconds spent on this phase in all.
 
     Raises:
-        UserError: A loss is no longer finite.
+        DivergedError: A loss or a gradient is not finite.
     """
     whole = model if whole is None else whole
     device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True)
-    batches = Batches(scenes, size=config.batch, seed=seed, flip=flip, device=device)
+    share = (team.rank, team.size)
+    batches = Batches(scenes, size=config.batch, seed=seed, flip=flip, device=device, share=share)
     state = run.load_state() or TrainingState("background", 0, 0.0, 0.0, seed)
     if state.step:
         run.restore(whole, optimizer)
     else:
         model.start_from(next(batches.in_order(size=400)))
     clock = Clock(config.steps, minutes=minutes, seconds=state.seconds)
+    vigil = Vigil(run, reporter, seed=seed)
     saved = clock.seconds()
     model.train()
     with Interruption() as interruption:
-        for step, position in clock.left(state.step):
-            rate = schedule.background_learning_rate(position, rate=config.learning_rate, steps=config.steps)
+        for step, position in team.agreed(clock.left(state.step)):
+            full_rate = schedule.background_learning_rate(position, rate=config.learning_rate, steps=config.steps)
+            rate = full_rate * vigil.factor
             beta = schedule.background_beta(
                 position, steps=config.steps, beta=config.beta, ramp_start=config.ramp[0], ramp_end=config.ramp[1]
             )
             set_rate(optimizer, rate)
-            images, _, _ = batches.draw(step)
+            images, _, _ = batch = batches.draw(step)
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 background, predicted_error = model(images)
             losses = background_loss(images, background, predicted_error, beta=beta)
             optimizer.zero_grad(set_to_none=True)
             losses["total"].backward()  # type: ignore[no-untyped-call]
+            detached = team.shared(model, losses)
+            vigil.check("background", step, detached, model, batch)
             optimizer.step()
 
             seconds = clock.seconds()
-            detached = {name: loss.detach() for name, loss in losses.items()}
             reporter.step("background", step, position, config.steps, detached, seconds=seconds, rate=rate, beta=beta)
             if watch is not None:
                 watch(whole, "background", step + 1, seconds)
-            if interruption.requested or seconds - saved > SAVE_SECONDS:
+            interruption.requested, is_due = team.any(interruption.requested, seconds - saved > SAVE_SECONDS)
+            if interruption.requested or is_due:
                 saved = seconds
                 reporter.flush()
                 run.save_state(TrainingState("background", step + 1, seconds, seconds, seed), whole, optimizer)
@@ -127,6 +136,7 @@ def train_objects(
     reporter: Reporter,
     minutes: float | None = None,
     watch: Watch | None = None,
+    team: Team = ALONE,
 ) -> float:
     """Phases 2 and 3 of the curriculum, or the whole of the baseline scenario.
 
@@ -143,22 +153,25 @@ def train_objects(
         reporter: Progress and log.
         minutes: Time limit.
         watch: Called after each step.
+        team: The processes that train together.
 
     Returns:
         Seconds spent on these phases in all.
 
     Raises:
-        UserError: A loss is no longer finite.
+        DivergedError: A loss or a gradient is not finite.
     """
     device = next(model.parameters()).device
-    batches = Batches(scenes, size=config.batch, seed=seed + 1, flip=config.flip, device=device)
+    share = (team.rank, team.size)
+    batches = Batches(scenes, size=config.batch, seed=seed + 1, flip=config.flip, device=device, share=share)
     state = run.load_state() or TrainingState("objects", 0, 0.0, 0.0, seed)
     if state.step:
         run.restore(model)
     clock = Clock(config.steps, minutes=minutes, seconds=state.seconds)
+    vigil = Vigil(run, reporter, seed=seed + 1)
     phase, finished, saved = "", state.step, clock.seconds()
     with Interruption() as interruption:
-        for step, position in clock.left(state.step):
+        for step, position in team.agreed(clock.left(state.step)):
             now = schedule.phase(
                 position,
                 scenario=config.scenario,
@@ -186,9 +199,9 @@ def train_objects(
                 model.background_model.requires_grad_(now == "joint")
             phase = now
 
-            rate = object_rate(config, position)
+            rate = object_rate(config, position) * vigil.factor
             set_rate(optimizer, rate)
-            images, indices, mirrored = batches.draw(step)
+            images, indices, mirrored = batch = batches.draw(step)
             backgrounds, weights = frozen.draw(indices, mirrored), loss_weights(config, phase, position)
             guided = phase == "guided" or weights["guidance"]
             blobs = frozen.blobs.take(indices, mirrored) if frozen.blobs is not None and guided else None
@@ -199,26 +212,31 @@ def train_objects(
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                     output = model(images, backgrounds, layers=False)
                 losses = object_losses(model, output, images, config, blobs=blobs, position=position)
+                vigil.look(phase, step, position / config.steps, output.weights, losses["reconstruction"])
             total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
             optimizer.zero_grad(set_to_none=True)
             total.backward()  # type: ignore[no-untyped-call]
+            detached = team.shared(model, losses)
+            vigil.check(phase, step, detached, model, batch)
             optimizer.step()
 
             seconds, finished = clock.seconds(), step + 1
-            detached = {name: loss.detach() for name, loss in losses.items()}
             reporter.step(phase, step, position, config.steps, detached, seconds=seconds, rate=rate)
             if watch is not None:
                 watch(model, phase, finished, seconds)
-            if interruption.requested or seconds - saved > SAVE_SECONDS:
+            interruption.requested, is_due = team.any(interruption.requested, seconds - saved > SAVE_SECONDS)
+            if interruption.requested or is_due:
                 saved = seconds
                 reporter.flush()
                 here = TrainingState(phase, finished, seconds, state.background_seconds, seed)
                 run.save_state(here, model, optimizer)
                 run.save_weights(model)
+                vigil.keep_best(model, phase, finished)
             interruption.obey()
     reporter.flush()
     seconds = clock.seconds()
     run.save_weights(model)
+    vigil.keep_best(model, phase, finished)
     run.save_state(TrainingState("done", finished, seconds, state.background_seconds, seed), model, None)
     return seconds
 
@@ -234,6 +252,7 @@ def train(
     device: torch.device | None = None,
     watch: Watch | None = None,
     background_only: bool = False,
+    team: Team = ALONE,
 ) -> AstSeg:
     """A whole run: phase 1 (curriculum only), then phases 2 and 3; from wherever the run folder stands.
 
@@ -247,14 +266,48 @@ def train(
         device: Where to train; None: a GPU where there is one.
         watch: Called after each step.
         background_only: Stop after phase 1 of the curriculum.
+        team: The processes that train together.
 
     Returns:
         The trained model, in evaluation mode.
 
     Raises:
-        UserError: A loss is no longer finite, the run folder's state is broken, or no time is left.
+        UserError: Losses are not finite even at lower rates, the run folder's states are broken, or no time is left.
     """
-    device = device or default_device()
+    while True:
+        try:
+            return _train_from_state(
+                config,
+                scenes,
+                run=run,
+                seed=seed,
+                reporter=reporter,
+                minutes=minutes,
+                device=device or default_device(),
+                watch=watch,
+                background_only=background_only,
+                team=team,
+            )
+        except DivergedError as error:
+            if team.is_first:
+                step_back(run, reporter, error)
+            team.wait()
+
+
+def _train_from_state(
+    config: Config,
+    scenes: SceneArrays,
+    *,
+    run: RunFolder,
+    seed: int,
+    reporter: Reporter,
+    minutes: float | None,
+    device: torch.device,
+    watch: Watch | None,
+    background_only: bool,
+    team: Team,
+) -> AstSeg:
+    """A whole run, from where its folder stands to its end or to a step whose numbers are not finite."""
     state = run.load_state() or TrainingState("background", 0, 0.0, 0.0, seed)
     spent = state.seconds + (0.0 if state.phase == "background" else state.background_seconds)
     if minutes is not None and spent >= minutes * 60 and state.phase != "done":
@@ -276,13 +329,25 @@ def train(
             minutes=None if minutes is None else minutes * (1 if background_only else config.background.share),
             whole=model,
             watch=watch,
+            team=team,
         )
+        team.wait()
         state = run.load_state() or state
     elif state.phase != "background":
         run.restore(model)
     if state.phase != "done" and not background_only:
         left = None if minutes is None else max(0.0, minutes - state.background_seconds / 60)
-        train_objects(model, scenes, config.objects, run=run, seed=seed, reporter=reporter, minutes=left, watch=watch)
+        train_objects(
+            model,
+            scenes,
+            config.objects,
+            run=run,
+            seed=seed,
+            reporter=reporter,
+            minutes=left,
+            watch=watch,
+            team=team,
+        )
     elif state.phase != "done":
         run.save_weights(model)
     return model.eval()

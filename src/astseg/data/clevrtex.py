@@ -157,6 +157,8 @@ def _subfolders(path: Path) -> list[Path]:
 def _folders_in(path: Path) -> list[Path]:
     """Folders directly inside ``path``, sorted; those that may not be listed count as empty."""
     try:
-        return sorted(Path(entry.path) for entry in os.scandir(path) if entry.is_dir())
+        return sorted(
+            Path(entry.path) for entry in os.scandir(path) if os.path.isdir(entry.path)
+        )  # a link may be a loop
     except PermissionError:
         return []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,6 +93,8 @@ def check_mask_size(labels: NDArray[Any], image: NDArray[Any], name: str) -> Non
 def _decode(path: Path | IO[bytes], name: str, *, upright: bool) -> tuple[Image.Image, str]:
     """A decoded picture, and the format of its pixels in the file in Pillow's words, such as ``L;4``."""
     try:
+        if isinstance(path, os.PathLike) and not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError("it is no file")  # a pipe or a device would be read for ever
         with Image.open(path) as image:
             stored = str(image.tile[0].args) if image.tile else image.mode
             image.load()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Reading", "SceneSource", "index_hash", "open_source", "select", "source_hash"]
 
 _SPLITS = ("train", "val", "test")
-_SLICE = re.compile(r"(-?[0-9]+)?:(-?[0-9]+)?(?::(-?[0-9]+)?)?")
+_SLICE = re.compile(r"(-?[0-9]{1,18})?:(-?[0-9]{1,18})?(?::(-?[0-9]{1,18})?)?")
 
 
 class SceneSource(Protocol):
