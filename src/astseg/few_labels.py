@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from rich.console import Console
 
+from astseg.complaints import one_line
 from astseg.data import SceneSource
-from astseg.terminal import printable
 from astseg.types import SceneArrays, UserError
 
 __all__ = ["tell_few_labels", "whole_scenes"]
@@ -26,7 +26,7 @@ def whole_scenes(console: Console, source: SceneSource, chosen: list[int]) -> li
             " put pictures and masks where docs/datasets.md says"
         )
     if problems:
-        console.print(f"{len(problems)} of {len(chosen)} are left out: {printable(first)}, ...")
+        console.print(f"{len(problems)} of {len(chosen)} are left out: {one_line(first)}, ...")
     return [index for index in chosen if index not in problems]
 
 

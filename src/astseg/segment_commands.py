@@ -8,10 +8,11 @@ from shlex import quote
 from rich.console import Console
 
 from astseg import arguments
+from astseg.complaints import one_line
 from astseg.data import Reading
 from astseg.handover import export
 from astseg.predict import KINDS, Segmenter, segment_folder
-from astseg.terminal import printable, progress_bar
+from astseg.terminal import progress_bar
 
 __all__ = ["export_labels", "segment_input"]
 
@@ -41,7 +42,7 @@ def segment_input(command: arguments.Segment, console: Console) -> int:
         return 130
     speed = summary.images / max(time.monotonic() - began, 1e-9)
     for line in summary.skipped[:_MOST_TOLD]:
-        console.print(f"skipped: {printable(line)}")
+        console.print(f"skipped: {one_line(line)}")
     if summary.skipped:
         more = len(summary.skipped) - _MOST_TOLD
         unlisted = f"; {more} more are named in {command.out / 'segment.json'}" if more > 0 else ""
@@ -62,7 +63,7 @@ def export_labels(command: arguments.Export, console: Console) -> int:
     with progress_bar(console, "export", None) as advance:
         summary = export(command.segmented, command.to, command.out, label=command.label, progress=advance)
     for line in summary.skipped[:_MOST_TOLD]:
-        console.print(f"left out: {printable(line)}")
+        console.print(f"left out: {one_line(line)}")
     if len(summary.skipped) > _MOST_TOLD:
         console.print(f"left out: {len(summary.skipped) - _MOST_TOLD} more")
     console.print(f"{summary.objects} objects in {summary.images} images, for {command.to}: {summary.out}")

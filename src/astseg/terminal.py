@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["printable", "progress_bar"]
+__all__ = ["progress_bar"]
 
 
 @contextlib.contextmanager
@@ -18,12 +18,3 @@ def progress_bar(console: Console, title: str, total: int | None) -> Iterator[Ca
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total)
         yield lambda done, of: bar.update(task, completed=done, total=of)
-
-
-def printable(text: str) -> str:
-    r"""A text for one line of a terminal: line breaks, control characters and broken text as escapes.
-
-    >>> print(printable("a\nb"))
-    a\nb
-    """
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -367,7 +367,9 @@ def choose_background_width(
     """
     device = device or default_device()
     torch.manual_seed(seed)
-    model = BackgroundModel(config.model.image_size, "simple", form=config.model.background_form).to(device)
+    # A palette follows the image from the first step on, so it would tell nothing of what varies.
+    form = "paper" if config.model.background_form == "paper" else "template"
+    model = BackgroundModel(config.model.image_size, "simple", form=form).to(device)
     short = replace(config.background, steps=min(steps, config.background.steps))
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))
