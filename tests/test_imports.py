@@ -25,7 +25,7 @@ RANK = {
         3,
     ),
     **dict.fromkeys(["arguments", "card", "contact", "evaluate", "predict", "train", "watch"], 4),
-    **dict.fromkeys(["comparison", "data_commands", "demo", "reference"], 5),
+    **dict.fromkeys(["comparison", "data_commands", "demo", "fit", "reference"], 5),
     **dict.fromkeys(["commands"], 6),
     **dict.fromkeys(["cli"], 7),
 }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
+from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg, subcommand
 
 from astseg.config import Config, override, to_dict
 from astseg.presets import PRESETS, preset
@@ -23,6 +23,7 @@ __all__ = [
     "CheckData",
     "Demo",
     "Evaluate",
+    "Fit",
     "ImportReference",
     "Prepare",
     "Presets",
@@ -116,6 +117,19 @@ class TrainBackground(Taken):
 @dataclass(frozen=True)
 class Train(TrainBackground):
     """Learn background and objects: the whole curriculum. Goes on where the run folder stands."""
+
+
+@dataclass(frozen=True)
+class Fit(Train):
+    """From pictures to masks: look at them, choose settings, train, tell whether it worked. The same command goes on.
+
+    Every setting that is given here is taken as it is; the others are chosen for the pictures.
+    """
+
+    dry_run: bool = False
+    """Print the plan alone."""
+    given: Annotated[tuple[str, ...], Suppress] = ()
+    """Dotted names of the settings that are given, such as ``model.slots``."""
 
 
 @dataclass(frozen=True)
@@ -271,6 +285,7 @@ Command = (
     | Annotated[Scenes, subcommand("scenes")]
     | Annotated[CheckData, subcommand("check-data")]
     | Annotated[Prepare, subcommand("prepare")]
+    | Annotated[Fit, subcommand("fit")]
     | Annotated[Train, subcommand("train")]
     | Annotated[TrainBackground, subcommand("train-background")]
     | Annotated[Evaluate, subcommand("evaluate")]
@@ -287,13 +302,17 @@ def parse(arguments: Sequence[str]) -> Any:
         UserError: An unknown preset, or a configuration file that is missing, broken or wrong.
         SystemExit: Any other mistake, told by the parser (2), or a request for help (0).
     """
-    if "train" in arguments[:1] or "train-background" in arguments[:1]:
-        kind = Train if arguments[0] == "train" else TrainBackground
+    kinds = {"train": Train, "train-background": TrainBackground, "fit": Fit}
+    if arguments and arguments[0] in kinds:
+        kind = kinds[arguments[0]]
         file = _option(arguments, "--config")
         name = _option(arguments, "--preset") or DEFAULT_PRESET
         settings = usual_settings(name, None if file is None else Path(file))
         default = kind(data=tyro.MISSING, out=tyro.MISSING, settings=settings)
-        return tyro.cli(kind, prog=f"astseg {arguments[0]}", args=arguments[1:], default=default)
+        command = tyro.cli(kind, prog=f"astseg {arguments[0]}", args=arguments[1:], default=default)
+        if isinstance(command, Fit):
+            return replace(command, given=_given(arguments, {} if file is None else read_settings(Path(file))))
+        return command
     return tyro.cli(OmitArgPrefixes[Command], prog="astseg", args=arguments, description=_introduction())  # type: ignore
 
 
@@ -333,7 +352,8 @@ def _check_run(minutes: float | None, seed: int) -> None:
 def _introduction() -> str:
     """What ``astseg --help`` says first."""
     return (
-        "Find, separate and redraw the objects in unlabelled images. Begin with: astseg demo."
+        "Find, separate and redraw the objects in unlabelled images. Begin with: astseg fit FOLDER --out RUN,"
+        " or, without pictures, astseg demo."
         f" Presets: {', '.join(PRESETS)}; what is in them: astseg presets."
     )
 
@@ -346,6 +366,17 @@ def _option(arguments: Sequence[str], name: str) -> str | None:
         if argument.startswith(f"{name}="):
             return argument.partition("=")[2]
     return None
+
+
+def _given(arguments: Sequence[str], values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Dotted names of the settings that arguments and a file of settings name, whatever their values."""
+    usual = to_dict(Config())
+    names = {f"{part}.{name}" for part, named in values.items() for name in named}
+    for argument in arguments:
+        part, _, name = argument.partition("=")[0].removeprefix("--").replace("-", "_").partition(".")
+        if argument.startswith("--") and name and part in usual:
+            names.add(f"{part}.{name if name in usual[part] else name.removeprefix('no_')}")
+    return tuple(sorted(names))
 
 
 def read_settings(file: Path) -> dict[str, Any]:

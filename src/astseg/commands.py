@@ -29,6 +29,7 @@ from astseg.data.cached import CachedSource
 from astseg.data_commands import cached_if_large
 from astseg.demo import run_demo
 from astseg.evaluate import evaluate
+from astseg.fit.run import run_fit
 from astseg.model.scene import build
 from astseg.model.segformer import licence_notice
 from astseg.outputs import write_whole
@@ -52,6 +53,7 @@ def run(command: Any) -> int:
     console = Console(soft_wrap=True, markup=False, highlight=False)
     actions: dict[type, Callable[[Any, Console], int]] = {
         arguments.Scenes: make_scenes,
+        arguments.Fit: run_fit,
         arguments.Train: train_run,
         arguments.TrainBackground: train_run,
         arguments.Evaluate: evaluate_run,
