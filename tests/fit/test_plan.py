@@ -87,7 +87,7 @@ def test_what_is_given_is_known_by_its_name_whatever_its_value(tmp_path: Path) -
     command = parse(f"fit data --out run {settings} --config {tmp_path}/own.yaml".split())
     assert isinstance(command, Fit)
     assert command.given == ("model.image_size", "model.slots", "objects.batch", "objects.flip")
-    assert parse("fit data --out run --minutes 3 --dry-run".split()).given == ()
+    assert parse(["fit", "data", "--out", "run", "--minutes", "3", "--dry-run"]).given == ()
 
 
 def test_minutes_are_divided(seen: Survey) -> None:

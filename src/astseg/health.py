@@ -1,0 +1,375 @@
+"""Is it working? What a model does on pictures without labels, and in plain words what is wrong and what to try.
+
+Not in the paper. No figure here says that masks are right; together they tell the usual ways in which they are wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from astseg.data.tensors import images_to_tensor
+from astseg.evaluate import inference
+from astseg.metrics import segmentation_metrics
+from astseg.types import SceneOutput, UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from astseg.model.scene import AstSeg
+    from astseg.types import SceneArrays
+
+__all__ = ["Finding", "Health", "examine", "judge"]
+
+SHIFT = 1 / 32
+"""Part of the sides by which pictures are shifted."""
+
+DOUBLED = 0.5
+"""Two slots that are seen are on one object if their own masks overlap by this much (IoU)."""
+
+UNEXPLAINED = 0.12
+"""A pixel is unexplained where the reconstruction is off by more than this, of 1, mean over RGB."""
+
+STILL = 0.03
+"""A slot stands still if its position, in [-1, 1], deviates by less."""
+
+ALWAYS = 0.9
+"""Part of the pictures in which a slot that is always there is seen."""
+
+SAME_PLACE = 0.15
+"""A pixel that is off the median picture by more shows an object there, where the background is one and the same."""
+
+ONE_BACKGROUND = 0.04
+"""The background is one and the same if the typical pixel of the typical picture is off the median picture by less."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found.
+
+    Attributes:
+        name: Short name.
+        wrong: Whether it is a fault, or good to know.
+        words: What is the case.
+        remedy: What to try, or nothing.
+    """
+
+    name: str
+    wrong: bool
+    words: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        """Both in a line."""
+        return f"{self.words}: {self.remedy}" if self.remedy else self.words
+
+
+@dataclass(frozen=True)
+class Health:
+    """The figures; shares are in [0, 1], errors mean absolute ones of 255 levels.
+
+    Attributes:
+        images: Pictures looked at, N.
+        slots: K.
+        background_error: Of the reconstruction, on pixels of the background.
+        object_error: The same on pixels of objects; NaN where there are none.
+        unexplained: Share of the pixels that neither background nor objects explain.
+        used: Slots that are seen in a picture, on the mean.
+        full: Share of the pictures in which all K are.
+        empty: Share of the pictures in which none is.
+        doubled: Share of the pictures in which two slots are on one object.
+        entropy: Mean over pixels of - sum w log w, in nats.
+        foreground: Share of the pixels that belong to objects.
+        shifted: mIoU of the masks with those of the shifted pictures.
+        flipped: The same with mirror images.
+        still: Slots, counted from 1, that are seen in nearly every picture at one place.
+        absorbed: Of the pixels that differ from the median picture, the share that the background has taken over;
+            NaN where the pictures have no common background.
+    """
+
+    images: int
+    slots: int
+    background_error: float
+    object_error: float
+    unexplained: float
+    used: float
+    full: float
+    empty: float
+    doubled: float
+    entropy: float
+    foreground: float
+    shifted: float
+    flipped: float
+    still: tuple[int, ...]
+    absorbed: float
+
+    def summary(self) -> dict[str, Any]:
+        """The figures by name, ready for JSON: None where there is none."""
+        return {
+            name: None if isinstance(value, float) and not np.isfinite(value) else value
+            for name, value in asdict(self).items()
+        }
+
+
+def examine(
+    model: AstSeg,
+    scenes: SceneArrays,
+    *,
+    batch_size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Health, dict[str, NDArray[np.float64]]]:
+    """Look at what a model does; its modes stay as they are.
+
+    Args:
+        model: The model.
+        scenes: N pictures at its size; some hundreds say enough. Labels are not looked at.
+        batch_size: Images a forward pass.
+        progress: Called with the number of pictures done and their total.
+
+    Returns:
+        The figures, and those of each picture by name: N values, ``used`` (slots), ``error`` (of 255 levels), ...
+
+    Raises:
+        UserError: No scenes, or scenes of another size.
+    """
+    if not len(scenes):
+        raise UserError("there are no pictures to examine: choose at least one")
+    median, common = _median(scenes)
+    parts: list[dict[str, Tensor]] = []
+    device = next(model.parameters()).device
+    for start in range(0, len(scenes), batch_size):
+        images = images_to_tensor(scenes.images[start : start + batch_size], device=device)
+        with inference(model):
+            parts.append(_look(model, images, median.to(device)))
+        if progress is not None:
+            progress(min(start + batch_size, len(scenes)), len(scenes))
+    each = {name: torch.cat([part[name] for part in parts]).cpu().double().numpy() for name in parts[0]}
+    slots = each["seen"].shape[1]
+    used = each["seen"].sum(axis=1)
+    health = Health(
+        images=len(scenes),
+        slots=slots,
+        background_error=_ratio(each["background_error"], each["background"]),
+        object_error=_ratio(each["object_error"], each["objects"]),
+        unexplained=float(each["unexplained"].mean()),
+        used=float(used.mean()),
+        full=float((used == slots).mean()),
+        empty=float((used == 0).mean()),
+        doubled=float(each["doubled"].mean()),
+        entropy=float(each["entropy"].mean()),
+        foreground=float(each["foreground"].mean()),
+        shifted=float(each["shifted"].mean()),
+        flipped=float(each["flipped"].mean()),
+        still=_still(each["seen"], each["position"]),
+        absorbed=_ratio(each["absorbed"], each["differing"]) if common else float("nan"),
+    )
+    figures = {name: each[name] for name in ("error", "unexplained", "foreground", "shifted", "doubled", "entropy")}
+    return health, {"used": used, **figures}
+
+
+def _median(scenes: SceneArrays) -> tuple[Tensor, bool]:
+    """The median picture, 3 x H x W, and whether all pictures have that background in common."""
+    images = images_to_tensor(np.asarray(scenes.images[: min(256, len(scenes))]))
+    median = images.median(dim=0).values
+    unrest = (images - median).abs().mean(dim=1).median(dim=0).values.median()
+    return median, bool(unrest < ONE_BACKGROUND)
+
+
+def _look(model: AstSeg, images: Tensor, median: Tensor) -> dict[str, Tensor]:
+    """B values by name, of one batch."""
+    output: SceneOutput = model(images)
+    labels = output.weights.argmax(dim=1)  # B x H x W
+    slots = output.weights.shape[1] - 1
+    off = (output.reconstruction - images).abs().mean(dim=1)  # B x H x W
+    objects = labels > 0
+    seen = (labels[:, None] == torch.arange(1, slots + 1, device=labels.device)[:, None, None]).flatten(2).any(2)
+    differing = (images - median).abs().mean(dim=1) > SAME_PLACE
+    taken_over = differing & ~objects & ((output.background - images).abs().mean(dim=1) < SAME_PLACE / 3)
+    entropy = -(output.weights * output.weights.clamp_min(1e-12).log()).sum(dim=1)
+    return {
+        "seen": seen,
+        "position": output.latents.position,
+        "error": 255 * off.mean(dim=(1, 2)),
+        "background_error": 255 * (off * ~objects).sum(dim=(1, 2)),
+        "background": (~objects).sum(dim=(1, 2)),
+        "object_error": 255 * (off * objects).sum(dim=(1, 2)),
+        "objects": objects.sum(dim=(1, 2)),
+        "unexplained": (off > UNEXPLAINED).float().mean(dim=(1, 2)),
+        "doubled": _doubled(output, seen),
+        "entropy": entropy.mean(dim=(1, 2)),
+        "foreground": objects.float().mean(dim=(1, 2)),
+        "shifted": _shifted(model, images, labels),
+        "flipped": _agreement(labels, _labels(model, images.flip(-1)).flip(-1)),
+        "differing": differing.sum(dim=(1, 2)),
+        "absorbed": taken_over.sum(dim=(1, 2)),
+    }
+
+
+def _doubled(output: SceneOutput, seen: Tensor) -> Tensor:
+    """B, whether two slots that are seen have nearly the same mask."""
+    assert output.masks is not None
+    masks = (output.masks > 0.5).flatten(2).float() * seen[:, :, None]  # B x K x HW
+    both = masks @ masks.mT
+    area = masks.sum(dim=2)
+    union = area[:, :, None] + area[:, None] - both
+    overlap = both / union.clamp_min(1)
+    return (overlap.triu(1) > DOUBLED).flatten(1).any(dim=1)
+
+
+def _labels(model: AstSeg, images: Tensor) -> Tensor:
+    output: SceneOutput = model(images, layers=False)
+    return output.weights.argmax(dim=1)
+
+
+def _shifted(model: AstSeg, images: Tensor, labels: Tensor) -> Tensor:
+    """B, how well masks agree with those of the pictures shifted right and down, where both see the same."""
+    down, right = (max(1, round(SHIFT * side)) for side in images.shape[-2:])
+    moved = torch.nn.functional.pad(images, (right, 0, down, 0), mode="replicate")[
+        ..., : -down or None, : -right or None
+    ]
+    found = _labels(model, moved)[:, down:, right:]
+    return _agreement(labels[:, :-down, :-right], found)
+
+
+def _agreement(labels: Tensor, others: Tensor) -> Tensor:
+    """B, mIoU of two label maps."""
+    return segmentation_metrics(labels.contiguous(), others.contiguous(), slots=None)["miou"]
+
+
+def _still(seen: NDArray[np.float64], positions: NDArray[np.float64]) -> tuple[int, ...]:
+    """Slots, counted from 1, that are seen in nearly every picture at one place."""
+    found = []
+    for slot in range(seen.shape[1]):
+        there = seen[:, slot] > 0
+        if len(there) >= 8 and there.mean() >= ALWAYS and positions[there, slot].std(axis=0).max() < STILL:
+            found.append(slot + 1)
+    return tuple(found)
+
+
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> float:
+    """Sum over sum; NaN of nothing."""
+    return float(part.sum() / whole.sum()) if whole.sum() else float("nan")
+
+
+def judge(health: Health) -> list[Finding]:
+    """What the figures say, the worst first; at least one line."""
+    found = [*_nothing_learnt(health), *_background(health), *_slots(health), *_masks(health)]
+    if not any(one.wrong for one in found):
+        found.insert(0, Finding("fine", False, "nothing is visibly wrong; look at the pictures all the same"))
+    return sorted(found, key=lambda one: not one.wrong)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
+
+
+def _nothing_learnt(health: Health) -> list[Finding]:
+    if health.empty < 0.5:
+        return []
+    words = f"no object is found in {_percent(health.empty)} of the pictures"
+    if health.unexplained > 0.02:
+        words += f", and {_percent(health.unexplained)} of the pixels are not explained"
+        return [Finding("nothing learnt", True, words, "the training was too short; give it more --minutes")]
+    return [Finding("empty", health.empty > 0.95, words, "right if they are empty, else give more --minutes")]
+
+
+def _background(health: Health) -> list[Finding]:
+    found = []
+    if health.background_error > 15:
+        found.append(
+            Finding(
+                "background",
+                True,
+                f"the background is off by {health.background_error:.0f} of 255 levels",
+                "give it more time (--minutes, --background.steps) or width (--model.background-width simple)",
+            )
+        )
+    if health.foreground > 0.5:
+        found.append(
+            Finding(
+                "foreground",
+                True,
+                f"{_percent(health.foreground)} of the pixels are taken for objects",
+                "the background is learnt too little; give it more --background.steps",
+            )
+        )
+    if health.absorbed > 0.3:
+        found.append(
+            Finding(
+                "absorbed",
+                True,
+                f"the background has taken over {_percent(health.absorbed)} of what differs from picture to picture",
+                "objects that seldom move become background; take pictures further apart in time, or fewer"
+                " --background.steps",
+            )
+        )
+    if health.still:
+        slots = ", ".join(str(slot) for slot in health.still)
+        several = len(health.still) > 1
+        found.append(
+            Finding(
+                "still",
+                True,
+                f"slot{'s' * several} {slots} {'are' if several else 'is'} in nearly every picture at one place",
+                "a part of the background; give it more --background.steps",
+            )
+        )
+    return found
+
+
+def _slots(health: Health) -> list[Finding]:
+    found = []
+    if health.full > 0.1:
+        more = max(health.slots + 2, round(1.5 * health.slots))
+        found.append(
+            Finding("full", True, f"K is full in {_percent(health.full)} of the pictures", f"try --model.slots {more}")
+        )
+    if health.doubled > 0.2:
+        found.append(
+            Finding(
+                "doubled",
+                True,
+                f"two slots are on one object in {_percent(health.doubled)} of the pictures",
+                "train longer (--minutes), or raise --objects.parsimony-weight",
+            )
+        )
+    return found
+
+
+def _masks(health: Health) -> list[Finding]:
+    if health.empty >= 0.5:
+        return []
+    found = []
+    if max(health.shifted, health.flipped) < 0.5:
+        found.append(
+            Finding(
+                "unstable",
+                True,
+                f"masks change when a picture is shifted or mirrored (mIoU {health.shifted:.2f}, {health.flipped:.2f})",
+                "the training was too short; give it more --minutes",
+            )
+        )
+    if health.entropy > 0.2:
+        found.append(
+            Finding(
+                "undecided",
+                True,
+                f"pixels are torn between layers (entropy {health.entropy:.2f})",
+                "train longer, or raise --objects.entropy-weight",
+            )
+        )
+    if health.unexplained > 0.02:
+        found.append(
+            Finding(
+                "unexplained",
+                True,
+                f"{_percent(health.unexplained)} of the pixels are explained by neither background nor objects",
+                "objects are missed or drawn badly; train longer (--minutes)",
+            )
+        )
+    return found
