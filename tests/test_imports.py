@@ -24,8 +24,10 @@ RANK = {
         + ["published", "schedule", "terminal"],
         3,
     ),
-    **dict.fromkeys(["arguments", "card", "contact", "evaluate", "predict", "train", "watch"], 4),
-    **dict.fromkeys(["comparison", "data_commands", "demo", "fit", "reference"], 5),
+    **dict.fromkeys(
+        ["arguments", "card", "contact", "evaluate", "health", "predict", "report", "revisit", "train", "watch"], 4
+    ),
+    **dict.fromkeys(["comparison", "data_commands", "demo", "fit", "reference", "report_commands"], 5),
     **dict.fromkeys(["commands"], 6),
     **dict.fromkeys(["cli"], 7),
 }

@@ -24,9 +24,11 @@ __all__ = [
     "Demo",
     "Evaluate",
     "Fit",
+    "Health",
     "ImportReference",
     "Prepare",
     "Presets",
+    "Report",
     "Scenes",
     "Segment",
     "Train",
@@ -174,6 +176,30 @@ class Evaluate(Taken):
 
 
 @dataclass(frozen=True)
+class Health:
+    """Tell without labels whether a run works, and in plain words what is wrong and what to try."""
+
+    run: Positional[Path]
+    """Run folder."""
+    data: Positional[Path | None] = None
+    """Pictures; by default some of those it learnt from."""
+    split: str | None = None
+    """Which of them, as for train."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write RUN/report.html: what a run learnt, curves, health, worst pictures; one file, for a browser or a phone."""
+
+    run: Positional[Path]
+    """Run folder."""
+    data: Positional[Path | None] = None
+    """Pictures; by default some of those it learnt from."""
+    split: str | None = None
+    """Which of them, as for train."""
+
+
+@dataclass(frozen=True)
 class Segment:
     """Masks for pictures: label images, overlays and a table of the objects."""
 
@@ -290,6 +316,8 @@ Command = (
     | Annotated[TrainBackground, subcommand("train-background")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Segment, subcommand("segment")]
+    | Annotated[Health, subcommand("health")]
+    | Annotated[Report, subcommand("report")]
     | Annotated[Presets, subcommand("presets")]
     | Annotated[ImportReference, subcommand("import-reference")]
 )

@@ -36,6 +36,7 @@ from astseg.outputs import write_whole
 from astseg.predict import Segmenter, segment_folder
 from astseg.progress import Reporter, require_tensorboard
 from astseg.reference import import_reference
+from astseg.report_commands import health_run, report_run
 from astseg.terminal import progress_bar
 from astseg.train import choose_background_width, default_device, train
 from astseg.types import SceneArrays, UserError
@@ -59,6 +60,8 @@ def run(command: Any) -> int:
         arguments.Evaluate: evaluate_run,
         arguments.Segment: segment_input,
         arguments.Demo: demo,
+        arguments.Health: health_run,
+        arguments.Report: report_run,
         arguments.ImportReference: import_weights,
     }
     return actions[type(command)](command, console)
@@ -239,8 +242,8 @@ def demo(command: arguments.Demo, console: Console) -> int:
     """``astseg demo``."""
     result = run_demo(command, console)
     console.print(figures(result.mean, title=f"{result.count} scenes"))
-    console.print(f"look at {command.out / 'panels' / 'latest.png'}; the run is {command.out}")
-    console.print("your own pictures: astseg train FOLDER --out runs/own; astseg segment runs/own FOLDER --out masks")
+    console.print(f"look at {command.out / 'report.html'} and {command.out / 'panels' / 'latest.png'}")
+    console.print("your own pictures: astseg fit FOLDER --out runs/own; astseg segment runs/own FOLDER --out masks")
     return 0
 
 

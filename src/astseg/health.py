@@ -5,7 +5,7 @@ Not in the paper. No figure here says that masks are right; together they tell t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from astseg.model.scene import AstSeg
     from astseg.types import SceneArrays
 
-__all__ = ["Finding", "Health", "examine", "judge"]
+__all__ = ["Finding", "Health", "early_warning", "examine", "judge"]
 
 SHIFT = 1 / 32
 """Part of the sides by which pictures are shifted."""
 
 DOUBLED = 0.5
-"""Two slots that are seen are on one object if their own masks overlap by this much (IoU)."""
+"""Two slots in front of the background are on one object if their own masks overlap by this much (IoU)."""
 
 UNEXPLAINED = 0.12
 """A pixel is unexplained where the reconstruction is off by more than this, of 1, mean over RGB."""
@@ -76,8 +76,9 @@ class Health:
     Attributes:
         images: Pictures looked at, N.
         slots: K.
-        background_error: Of the reconstruction, on pixels of the background.
-        object_error: The same on pixels of objects; NaN where there are none.
+        background_error: Of the reconstruction on the typical pixel of the background (the median of each picture, so
+            that missed objects do not count); NaN where there is none.
+        object_error: The same on all pixels of objects; NaN where there are none.
         unexplained: Share of the pixels that neither background nor objects explain.
         used: Slots that are seen in a picture, on the mean.
         full: Share of the pictures in which all K are.
@@ -154,7 +155,7 @@ def examine(
     health = Health(
         images=len(scenes),
         slots=slots,
-        background_error=_ratio(each["background_error"], each["background"]),
+        background_error=_mean(each["background_error"]),
         object_error=_ratio(each["object_error"], each["objects"]),
         unexplained=float(each["unexplained"].mean()),
         used=float(used.mean()),
@@ -195,12 +196,11 @@ def _look(model: AstSeg, images: Tensor, median: Tensor) -> dict[str, Tensor]:
         "seen": seen,
         "position": output.latents.position,
         "error": 255 * off.mean(dim=(1, 2)),
-        "background_error": 255 * (off * ~objects).sum(dim=(1, 2)),
-        "background": (~objects).sum(dim=(1, 2)),
+        "background_error": 255 * off.masked_fill(objects, float("nan")).flatten(1).nanmedian(dim=1).values,
         "object_error": 255 * (off * objects).sum(dim=(1, 2)),
         "objects": objects.sum(dim=(1, 2)),
         "unexplained": (off > UNEXPLAINED).float().mean(dim=(1, 2)),
-        "doubled": _doubled(output, seen),
+        "doubled": _doubled(output, model.renderer.background_activation().mean()),
         "entropy": entropy.mean(dim=(1, 2)),
         "foreground": objects.float().mean(dim=(1, 2)),
         "shifted": _shifted(model, images, labels),
@@ -210,10 +210,11 @@ def _look(model: AstSeg, images: Tensor, median: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _doubled(output: SceneOutput, seen: Tensor) -> Tensor:
-    """B, whether two slots that are seen have nearly the same mask."""
+def _doubled(output: SceneOutput, background_activation: Tensor) -> Tensor:
+    """B, whether two slots in front of the background have nearly the same mask."""
     assert output.masks is not None
-    masks = (output.masks > 0.5).flatten(2).float() * seen[:, :, None]  # B x K x HW
+    front = output.latents.log_activation > background_activation  # B x K
+    masks = (output.masks > 0.5).flatten(2).float() * front[:, :, None]  # B x K x HW
     both = masks @ masks.mT
     area = masks.sum(dim=2)
     union = area[:, :, None] + area[:, None] - both
@@ -251,9 +252,33 @@ def _still(seen: NDArray[np.float64], positions: NDArray[np.float64]) -> tuple[i
     return tuple(found)
 
 
+def _mean(values: NDArray[np.float64]) -> float:
+    """Mean of those that are numbers; NaN where none is."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
 def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> float:
     """Sum over sum; NaN of nothing."""
     return float(part.sum() / whole.sum()) if whole.sum() else float("nan")
+
+
+def early_warning(phase: str, figures: Sequence[Mapping[str, float]]) -> str | None:
+    """What is going wrong while a model learns, or None.
+
+    Args:
+        phase: The phase that is running.
+        figures: Of the pictures drawn on the way in the phases that render, the last one last: ``slots_used`` and
+            ``foreground``.
+    """
+    last = figures[-2:]
+    if phase not in ("objects", "joint") or len(last) < 2:
+        return None
+    if all(one.get("slots_used", 1.0) < 0.05 for one in last):
+        return "no slot shows anything yet: if that stays, give the background fewer or the objects more steps"
+    if all(one.get("foreground", 0.0) > 0.6 for one in last):
+        return "slots take over the background: if that stays, begin again with more --background.steps"
+    return None
 
 
 def judge(health: Health) -> list[Finding]:
@@ -280,7 +305,7 @@ def _nothing_learnt(health: Health) -> list[Finding]:
 
 def _background(health: Health) -> list[Finding]:
     found = []
-    if health.background_error > 15:
+    if health.background_error > 10:
         found.append(
             Finding(
                 "background",

@@ -1,4 +1,4 @@
-"""What ``fit`` ends with: masks on a few pictures, and what to type next."""
+"""What ``fit`` ends with: masks on a few pictures, health in words, a report, and what to type next."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import numpy as np
 from rich.console import Console
 
 from astseg.checkpoint import RunFolder
+from astseg.data import select
 from astseg.data.geometry import place
 from astseg.outputs import overlay, save_label_png, save_picture
 from astseg.predict import Segmenter
+from astseg.report_commands import make_report, tell
 from astseg.types import SceneArrays, UserError
+from astseg.watch import few
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from astseg.arguments import Fit
-    from astseg.config import Config
     from astseg.data import SceneSource
     from astseg.model.scene import AstSeg
 
@@ -27,10 +29,12 @@ __all__ = ["finish"]
 SHOWN = 12
 """Pictures whose masks are written."""
 
+EXAMINED = 200
+"""Pictures on which the model is examined."""
+
 
 def finish(
     model: AstSeg,
-    config: Config,
     scenes: SceneArrays,
     folder: RunFolder,
     source: SceneSource,
@@ -40,18 +44,20 @@ def finish(
     crop: float | None,
     console: Console,
 ) -> None:
-    """Write masks of a few pictures, and say what comes next."""
+    """Write masks of a few pictures and the report; say whether it worked and what comes next."""
     written = write_examples(model, folder, source, command, fit=fit, crop=crop)
-    console.print(f"masks of {written} pictures: {folder.path / 'examples'}")
-    console.print(f"next: astseg segment {command.out} {command.data} --out masks")
+    page, health, findings = make_report(model, few(scenes, EXAMINED), folder.path)
+    console.print("")
+    tell(console, health, findings)
+    console.print(f"\nmasks of {written} pictures  {folder.path / 'examples'}")
+    console.print(f"report               {page}")
+    console.print(f"next                 astseg segment {command.out} {command.data} --out masks")
 
 
 def write_examples(
     model: AstSeg, folder: RunFolder, source: SceneSource, command: Fit, *, fit: str, crop: float | None
 ) -> int:
     """Masks and overlays of some pictures, evenly spread, at their own size; how many could be read."""
-    from astseg.data import select
-
     indices = select(source, command.split)
     shown = min(SHOWN, len(indices))
     segmenter = Segmenter(model, "letterbox" if fit == "letterbox" else "squeeze")

@@ -81,8 +81,8 @@ def run_fit(command: Fit, console: Console) -> int:
         watch = PanelWatch(folder, few(scenes), reporter)
         model = train(config, scenes, run=folder, seed=command.seed, reporter=reporter, minutes=minutes, watch=watch)
     write_card(folder, config, about)
-    finish(model, config, scenes, folder, source, command, fit=prepared.fit, crop=prepared.crop, console=console)
-    console.print(f"from pictures to masks in {spelled_time(time.monotonic() - begin)}")
+    finish(model, scenes, folder, source, command, fit=prepared.fit, crop=prepared.crop, console=console)
+    console.print(f"time                 {spelled_time(time.monotonic() - begin)} since the command began")
     return 0
 
 
