@@ -21,7 +21,7 @@ from astseg.fit import pace, regions, survey
 from astseg.fit.budget import Budget, budget
 from astseg.fit.ending import finish
 from astseg.fit.plan import MOST_BROKEN, Row, decide, require_learnable
-from astseg.progress import Reporter, spelled_time
+from astseg.progress import Reporter, require_tensorboard, spelled_time
 from astseg.terminal import progress_bar
 from astseg.train import train
 from astseg.types import SceneArrays, UserError
@@ -63,6 +63,8 @@ def run_fit(command: Fit, console: Console) -> int:
     begin = time.monotonic()
     folder = RunFolder(command.out)
     folder.check_new_or_begun()
+    if command.tensorboard:
+        require_tensorboard()
     source = open_source(command.data, command.reading)
     going_on = folder.is_begun and not command.dry_run
     prepared = _stored(command, folder, console) if going_on else _planned(command, source, console)
@@ -77,7 +79,8 @@ def run_fit(command: Fit, console: Console) -> int:
     about = _about(command, prepared, scenes)
     config = folder.begin(prepared.config, about)
     write_json(folder.path / PLAN_FILE, {**prepared.told, "training_minutes": minutes})
-    with Reporter(folder.log_path, console=console) as reporter:
+    board = folder.path / "tensorboard" if command.tensorboard else None
+    with Reporter(folder.log_path, console=console, tensorboard=board) as reporter:
         watch = PanelWatch(folder, few(scenes), reporter)
         model = train(config, scenes, run=folder, seed=command.seed, reporter=reporter, minutes=minutes, watch=watch)
     write_card(folder, config, about)
