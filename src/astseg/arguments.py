@@ -133,6 +133,16 @@ class Fit(Train):
     given: Annotated[tuple[str, ...], Suppress] = ()
     """Dotted names of the settings that are given, such as ``model.slots``."""
 
+    def __post_init__(self) -> None:
+        """Check what no configuration checks.
+
+        Raises:
+            UserError: A value outside its range, or another preset.
+        """
+        super().__post_init__()
+        if self.preset != DEFAULT_PRESET:
+            raise UserError(f"fit chooses the settings itself: for the preset '{self.preset}' use astseg train")
+
 
 @dataclass(frozen=True)
 class Evaluate(Taken):

@@ -65,9 +65,13 @@ def test_from_pictures_to_masks_and_again(
     assert Image.open(masks[0]).size == (52, 37)  # what the model saw of 52 x 40
 
     assert cli.run(command.split()) == 0
-    assert "going on with" in capsys.readouterr().out
+    assert "is trained already" in capsys.readouterr().out
     assert cli.run([*command.split(), "--model.slots", "5"]) == 2
     assert "differs in model.slots (4, now 5)" in capsys.readouterr().err
+    assert cli.run([*command.split(), "--steps", "21"]) == 2
+    assert "differs in objects.steps (20, now 21)" in capsys.readouterr().err
+    assert cli.run([*command.split(), "--preset", "clevr-ct"]) == 2
+    assert "use astseg train" in capsys.readouterr().err
     assert cli.run(f"segment {out} {path / '0000.png'} --out {tmp_path / 'masks'}".split()) == 0
 
 

@@ -85,9 +85,19 @@ def test_sizes_become_one(folder: Folder) -> None:
     assert both.cut == 0
     assert frame_for(source, Counter({(40, 52): 5}), side=64).size == (40, 48)  # never enlarged
     assert frame_for(source, Counter({(50, 50): 5}), side=64).size == (50, 50)
-    assert frame_for(source, Counter({(240, 320): 5}), side=64, size=(32, 32)).size == (32, 32)
+    assert frame_for(source, Counter({(240, 320): 5}), side=64, size=(32, 48)).size == (32, 48)
+    assert frame_for(source, Counter({(240, 320): 5}), side=64, size=(200, 300)).size == (64, 96)
     with pytest.raises(UserError, match="12 pixels on the short side, expected at least 16"):
         frame_for(source, Counter({(12, 30): 5}), side=64)
+
+
+def test_large_pictures_are_reduced_as_they_are_read(tmp_path: Path, draw: Draw) -> None:
+    for number in range(20):
+        Image.fromarray(draw(number)).resize((416, 320)).save(tmp_path / f"{number}.png")
+    seen = look(tmp_path)
+    assert seen.sizes == Counter({(320, 416): 20})
+    assert seen.images.shape == (20, 64, 80, 3)
+    assert np.median(find(seen, preset("small"), seed=0, say=pytest.fail).counts) == 3
 
 
 def test_grey_pictures_of_16_bits(tmp_path: Path, draw: Draw) -> None:

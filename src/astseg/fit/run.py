@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -21,6 +23,7 @@ from astseg.fit import pace, regions, survey
 from astseg.fit.budget import Budget, budget
 from astseg.fit.ending import finish
 from astseg.fit.plan import MOST_BROKEN, Row, decide, require_learnable
+from astseg.model.segformer import licence_notice
 from astseg.progress import Reporter, require_tensorboard, spelled_time
 from astseg.terminal import progress_bar
 from astseg.train import train
@@ -80,6 +83,9 @@ def run_fit(command: Fit, console: Console) -> int:
     config = folder.begin(prepared.config, about)
     write_json(folder.path / PLAN_FILE, {**prepared.told, "training_minutes": minutes})
     board = folder.path / "tensorboard" if command.tensorboard else None
+    notice = licence_notice(config.model.backbone_weights)
+    if notice:
+        console.print(notice)
     with Reporter(folder.log_path, console=console, tensorboard=board) as reporter:
         watch = PanelWatch(folder, few(scenes), reporter)
         model = train(config, scenes, run=folder, seed=command.seed, reporter=reporter, minutes=minutes, watch=watch)
@@ -142,18 +148,18 @@ def _stored(command: Fit, folder: RunFolder, console: Console) -> Prepared:
     for name in command.given:
         part, setting = name.split(".")
         config = override(config, {part: {setting: given[part][setting]}})
-    if command.minutes is not None and before is not None:
-        minutes += command.minutes - before
+    config = config.with_steps(command.steps)
+    if command.minutes is not None:
+        minutes = command.minutes if before is None else minutes + command.minutes - before
         told["minutes"] = command.minutes
-    console.print(f"going on with {command.out} as it was planned ({file})")
+    state = folder.load_state()
+    finished = state is not None and state.phase == "done"
+    console.print(f"{command.out} {'is trained already' if finished else f'goes on as it was planned ({file})'}")
     return Prepared(config, about["fit"], about["crop"], minutes, told)
 
 
 def _at_size(seen: survey.Survey, config: Config) -> Any:
     """Some of the pictures looked at, at the size of the model."""
-    import numpy as np
-    from PIL import Image
-
     height, width = config.model.image_size
     some = seen.images[: pace.PICTURES]
     return np.stack([np.asarray(Image.fromarray(one).resize((width, height))) for one in some])
@@ -221,7 +227,7 @@ def _seen_rows(seen: survey.Survey, found: regions.Regions) -> list[tuple[str, s
         "varied": "differs from picture to picture",
     }
     if found.tell:
-        low, middle, high = (int(value) for value in _percentiles(found.counts, (5, 50, 95)))
+        low, middle, high = (int(value) for value in np.percentile(found.counts, (5, 50, 95)))
         how = "a first short background" if found.learnt else "the median picture"
         differing = f"{low} to {high} regions a picture, mostly {middle}, {100 * found.foreground:.0f} % of the pixels"
         differing += f" (by {how}{': rough' if found.learnt else ''})"
@@ -233,12 +239,6 @@ def _seen_rows(seen: survey.Survey, found: regions.Regions) -> list[tuple[str, s
         ("background", kinds[scene.kind]),
         ("what differs from it", differing),
     ]
-
-
-def _percentiles(values: Any, which: tuple[int, ...]) -> Any:
-    import numpy as np
-
-    return np.percentile(values, which)
 
 
 def _show(

@@ -30,6 +30,9 @@ SAMPLED = 400
 SIDE = 64
 """Short side, in pixels, at which they are looked at."""
 
+REDUCED = 4 * SIDE
+"""Short side of those that are kept in memory while they are read."""
+
 PROPORTION_STEP = 8
 """The long side is a multiple of this, so that pictures of nearly the same proportions come to one size."""
 
@@ -131,7 +134,7 @@ def survey(
         indices: The scenes to learn from.
         fit: How pictures of other proportions fit in; None: what loses least.
         crop: Part to keep; None: what the source declares.
-        size: (H, W) to look at them; None: their own proportions.
+        size: (H, W) of the model, for its proportions; None: their own.
         progress: Called with the number of scenes read and their total.
 
     Raises:
@@ -140,10 +143,9 @@ def survey(
     chosen = [
         indices[number * len(indices) // min(SAMPLED, len(indices))] for number in range(min(SAMPLED, len(indices)))
     ]
-    pictures, broken = _read(source, chosen, progress)
+    pictures, sizes, broken = _read(source, chosen, progress)
     if not pictures:
         raise UserError(f"none of the {len(chosen)} pictures looked at can be read; the first: {broken[0]}")
-    sizes = Counter((picture.shape[0], picture.shape[1]) for picture in pictures)
     frame = frame_for(source, sizes, side=SIDE, fit=fit, crop=crop, size=size)
     kept = source.crop if frame.crop is None else frame.crop
     images = np.stack(
@@ -167,16 +169,24 @@ def survey(
 
 def _read(
     source: SceneSource, chosen: Sequence[int], progress: Callable[[int, int], None] | None
-) -> tuple[list[NDArray[np.uint8]], list[str]]:
-    """The pictures that can be read, reduced where they are large, and what is wrong with the others."""
+) -> tuple[list[NDArray[np.uint8]], Counter[tuple[int, int]], list[str]]:
+    """The pictures that can be read, reduced where they are large, their sizes, and what is wrong with the others."""
 
-    def look(index: int) -> NDArray[np.uint8] | str:
+    def look(index: int) -> tuple[NDArray[np.uint8], tuple[int, int]] | str:
         try:
-            return source.read(index)[0]
+            picture = source.read(index)[0]
         except UserError as error:
             return str(error)
+        height, width = picture.shape[:2]
+        factor = REDUCED / min(height, width)
+        if factor < 1:  # photographs are large, and there are hundreds
+            small = place((height, width), (round(height * factor), round(width * factor)), fit="squeeze")
+            picture = small.image(picture)
+        return picture, (height, width)
 
-    pictures, broken = [], []
+    pictures: list[NDArray[np.uint8]] = []
+    sizes: Counter[tuple[int, int]] = Counter()
+    broken: list[str] = []
     with ThreadPoolExecutor(max_workers=4) as pool:
         for done, seen in enumerate(pool.map(look, chosen), start=1):
             if progress is not None:
@@ -184,8 +194,9 @@ def _read(
             if isinstance(seen, str):
                 broken.append(seen)
             else:
-                pictures.append(seen)
-    return pictures, broken
+                pictures.append(seen[0])
+                sizes[seen[1]] += 1
+    return pictures, sizes, broken
 
 
 def frame_for(
@@ -207,7 +218,7 @@ def frame_for(
         side: Short side in pixels.
         fit: As the user wants it, or None.
         crop: The same.
-        size: (H, W) as the user wants it; ``side`` is then not looked at.
+        size: (H, W) as the user wants it: its proportions are taken.
 
     Raises:
         UserError: Pictures smaller than the model can take.
@@ -217,6 +228,9 @@ def frame_for(
     if shortest < 16:
         raise UserError(f"the pictures are {shortest} pixels on the short side, expected at least 16: find larger ones")
     side = min(side, shortest)
+    if size is not None:
+        factor = min(1.0, side / min(size))
+        size = (max(16, round(size[0] * factor)), max(16, round(size[1] * factor)))
     if size is None and source.benchmark is not None:
         size = (side, side)
     elif size is None:
