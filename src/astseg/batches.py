@@ -155,7 +155,14 @@ def freeze_background(
 
 
 def find_regions(images: Tensor, background: Tensor, predicted_error: Tensor, *, limit: int) -> Blobs:
-    """The regions of a batch that differ from its background."""
+    """The regions of a batch that differ from its background.
+
+    Args:
+        images: B x 3 x H x W in [0, 1].
+        background: The same without objects.
+        predicted_error: B x 1 x H x W in [0, 1], how far the background is expected to be off.
+        limit: R, regions kept for each image.
+    """
     foreground, fringe = (
         foreground_mask(images, background, predicted_error, strictness=strictness).cpu().numpy()
         for strictness in (1.0, 0.5)

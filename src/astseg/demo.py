@@ -30,7 +30,9 @@ __all__ = ["run_demo"]
 PRESET = "small"
 SIZE = 64
 PROCESSES = 2
+
 EXAMINED = 200
+"""Scenes that the report looks at."""
 
 TEST_SEED = 1_000_000
 """Added to the seed of the scenes that are measured, so that none of them was ever learnt from."""
