@@ -125,7 +125,7 @@ class Train(TrainBackground):
 class Fit(Train):
     """From pictures to masks: look at them, choose settings, train, tell whether it worked. The same command goes on.
 
-    Every setting that is given here is taken as it is; the others are chosen for the pictures.
+    A setting that is given is kept. The others are chosen for the pictures, whatever default stands beside them.
     """
 
     dry_run: bool = False

@@ -99,7 +99,7 @@ def ticks(low: float, high: float, *, most: int = 5) -> list[float]:
     power = 10 ** math.floor(math.log10(step))
     step = next(one * power for one in (1, 2, 5, 10) if one * power >= step * 0.999)
     first = math.ceil(low / step - 1e-9)
-    return [round(number * step, 12) for number in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [float(round(number * step, 12)) for number in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def _frame(left: float, right: float, low: float, high: float, across: str, *, logarithmic: bool) -> str:
