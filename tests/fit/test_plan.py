@@ -14,6 +14,7 @@ from astseg import cli
 from astseg.arguments import Fit, parse
 from astseg.config import override
 from astseg.data import open_source
+from astseg.data.benchmark import Benchmark
 from astseg.fit.budget import budget
 from astseg.fit.pace import Pace, phase_steps
 from astseg.fit.plan import Plan, decide
@@ -54,6 +55,13 @@ def test_what_cannot_be_counted_is_left_usual(seen: Survey) -> None:
     assert plan.config.model.slots == BASE.model.slots
     assert (plan.config.model.scale_min, plan.config.model.scale_max) == (1.3, 24.0)
     assert "cannot be counted" in value(plan, "--model.slots")[1]
+
+
+def test_what_the_paper_says_of_its_data_sets_is_used_where_objects_cannot_be_counted(seen: Survey) -> None:
+    for most, slots in ((3, 12), (10, 15)):
+        known = replace(seen, benchmark=Benchmark("ROOMS", most, (64, 64), False, 0.8, (0,), "small"))
+        assert decide(known, regions(learnt=True), BASE).config.model.slots == slots
+        assert decide(known, regions(count=5), BASE).config.model.slots == 10
 
 
 def test_the_scale_range_reaches_all_objects(seen: Survey) -> None:

@@ -34,6 +34,9 @@ FLATTEST = 16
 SLOTS = (8, 24)
 """Fewest and most slots that are chosen; twice as many as there are objects in a full picture."""
 
+KNOWN = 1.5
+"""So many times the objects of a data set of the paper are the slots, where objects cannot be counted."""
+
 SYMMETRIC = 0.03
 """A background that is off its mirror image by less may be mirrored."""
 
@@ -150,7 +153,7 @@ def decide(seen: Survey, regions: Regions, base: Config, *, given: Collection[st
     decisions = _Decisions(base, given)
     warnings = []
     _image_size(decisions, seen, regions)
-    _slots(decisions, regions)
+    _slots(decisions, seen, regions)
     _scale_range(decisions, regions)
     decisions.set("model.backbone", "cnn", "backbone", "learns within minutes, needs no downloaded weights")
     varied = seen.scenery.kind == "varied"
@@ -194,18 +197,21 @@ def _image_size(decisions: _Decisions, seen: Survey, regions: Regions) -> None:
     if seen.frame.fit == "letterbox":
         reason += "; bars instead of cutting"
     elif seen.frame.cut > 0.005:
-        reason += f"; {100 * seen.frame.cut:.0f} % of the pictures' area is cut off"
+        why = f"as is usual for {seen.benchmark.name}" if seen.benchmark is not None else "that does not fit in"
+        reason += f"; {100 * seen.frame.cut:.0f} % of the pictures is cut off, {why}"
     decisions.set("model.image_size", size, "image size", reason)
 
 
-def _slots(decisions: _Decisions, regions: Regions) -> None:
+def _slots(decisions: _Decisions, seen: Survey, regions: Regions) -> None:
+    usual = decisions.config.model.slots
+    if (regions.learnt or not regions.tell) and seen.benchmark is not None:
+        most, name = seen.benchmark.slots, seen.benchmark.name
+        slots, reason = max(usual, round(KNOWN * most)), f"{name} has up to {most} objects, and some more slots help"
+        decisions.set("model.slots", slots, "slots for objects", reason)
+        return
     if regions.learnt or not regions.tell:
-        decisions.set(
-            "model.slots",
-            decisions.config.model.slots,
-            "slots for objects",
-            "usual; objects cannot be counted before the background is learnt",
-        )
+        reason = "usual; objects cannot be counted before the background is learnt"
+        decisions.set("model.slots", usual, "slots for objects", reason)
         return
     many = int(np.percentile(regions.counts, 98))
     slots = int(np.clip(2 * many, *SLOTS))

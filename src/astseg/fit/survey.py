@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from astseg.data import SceneSource
+    from astseg.data.benchmark import Benchmark
 
 __all__ = ["SIDE", "Frame", "Scenery", "Survey", "frame_for", "scenery", "survey"]
 
@@ -99,6 +100,7 @@ class Survey:
         grey: Whether they have no colours.
         levels: The levels, of 255, between which all but 2 % of the pixels lie.
         scenery: What they have in common.
+        benchmark: What the paper does with this data set, if it is one of its.
     """
 
     name: str
@@ -111,6 +113,7 @@ class Survey:
     grey: bool
     levels: tuple[int, int]
     scenery: Scenery
+    benchmark: Benchmark | None = None
 
     @property
     def sampled(self) -> int:
@@ -164,6 +167,7 @@ def survey(
         grey=bool(int(np.ptp(images, axis=3).max()) <= 2),
         levels=(round(float(low)), round(float(high))),
         scenery=scenery(images),
+        benchmark=source.benchmark,
     )
 
 
@@ -241,7 +245,7 @@ def frame_for(
             size = min(sizes)
     cut = 0.0
     for (height, width), number in sizes.items():
-        left, top, right, bottom = place((height, width), size, fit="crop").box
+        left, top, right, bottom = place((height, width), size, crop=source.crop if crop is None else crop).box
         cut += number / total * (1 - (right - left) * (bottom - top) / (height * width))
     if fit is None:
         fit = "crop" if source.benchmark is not None or crop is not None or cut <= LARGEST_CUT else "letterbox"
