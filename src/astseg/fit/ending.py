@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,7 +52,9 @@ def finish(
     tell(console, health, findings)
     console.print(f"\nmasks of {written} pictures  {folder.path / 'examples'}")
     console.print(f"report               {page}")
-    console.print(f"next                 astseg segment {command.out} {command.data} --out masks")
+    console.print(
+        f"next                 astseg segment {quote(str(command.out))} {quote(str(command.data))} --out masks"
+    )
 
 
 def write_examples(

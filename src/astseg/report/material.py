@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -144,7 +145,7 @@ class Material:
             facts=[(name, str(value)) for name, value in facts.items() if value is not None],
             plan=told.get("plan", []),
             settings=json.dumps(to_dict(config), indent=2),
-            following=f"astseg segment {run.path} {about.get('data', 'PICTURES')} --out masks",
+            following=f"astseg segment {quote(str(run.path))} {quote(str(about.get('data', 'PICTURES')))} --out masks",
         )
 
 
