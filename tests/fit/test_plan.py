@@ -135,6 +135,7 @@ def test_steps_that_are_given_stay(seen: Survey) -> None:
 def test_memory_grows_with_the_pictures() -> None:
     few, many = (PACE.memory(BASE, count) for count in (100, 1100))
     assert many - few == 1000 * 64 * 64 * 3 * 4
+    assert PACE.memory(BASE, 1_000_000) == PACE.resident  # these are read from disk
 
 
 # Folders as they come --------------------------------------------------------------------------------------------

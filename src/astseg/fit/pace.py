@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from astseg.checkpoint import RunFolder
+from astseg.data.loading import IN_MEMORY
 from astseg.progress import Reporter
 from astseg.train import train
 from astseg.types import SceneArrays
@@ -57,8 +58,10 @@ class Pace:
         return sum(steps * self.seconds.get(phase, 0.0) for phase, steps in phase_steps(config).items())
 
     def memory(self, config: Config, count: int) -> int:
-        """Bytes that a training on so many pictures will hold."""
+        """Bytes that a training on so many pictures will hold; those that do not fit in memory stay on disk."""
         height, width = config.model.image_size
+        if config.augment.copies == 1 and count * height * width * 4 > IN_MEMORY:
+            return self.resident
         return self.resident + BYTES_A_VALUE * 3 * height * width * count * config.augment.copies
 
 
