@@ -18,7 +18,7 @@ from astseg.train import train
 from astseg.types import SceneArrays, UserError
 
 MODEL = ModelConfig(
-    image_size=(24, 36),
+    image_size=(28, 48),
     slots=2,
     appearance=8,
     glimpse_width=2,
@@ -46,13 +46,13 @@ COLOURS = [(230, 40, 40), (40, 60, 230), (230, 220, 30)]
 
 def scenes(count: int, *, objects: int = 3) -> SceneArrays:
     """Squares of three colours, each in its own third of a still ground."""
-    rows, columns = np.mgrid[:24, :36]
-    ground = 110 + 30 * np.sin(rows / 5) + 20 * columns / 36
+    rows, columns = np.mgrid[:28, :48]
+    ground = 110 + 30 * np.sin(rows / 5) + 20 * columns / 48
     images = np.repeat(ground[None, :, :, None], 3, axis=3).repeat(count, axis=0).astype(np.uint8)
     generator = np.random.default_rng(0)
     for image in images:
         for place in range(objects):
-            top, left = int(generator.integers(2, 15)), 12 * place + int(generator.integers(0, 5))
+            top, left = int(generator.integers(1, 20)), 16 * place + int(generator.integers(1, 9))
             image[top : top + 7, left : left + 7] = COLOURS[place]
     return SceneArrays(images, None, [str(number) for number in range(count)], "squares")
 
@@ -173,7 +173,7 @@ def test_the_model_stays_as_it_was(trained: AstSeg) -> None:
     one, other = (examine(trained, scenes(9), batch_size=size)[0] for size in (4, 9))
     assert one.background_error == pytest.approx(other.background_error, rel=1e-4)
     with pytest.raises(UserError, match="no pictures"):
-        examine(trained, SceneArrays(np.zeros((0, 24, 36, 3), np.uint8), None, (), "none"))
+        examine(trained, SceneArrays(np.zeros((0, 28, 48, 3), np.uint8), None, (), "none"))
 
 
 def test_early_warnings() -> None:

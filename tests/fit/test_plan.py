@@ -118,9 +118,9 @@ def test_backgrounds_that_differ_take_their_share_of_the_time(seen: Survey) -> N
     plan = decide(varied, regions(learnt=True), BASE)
     times = budget(plan, PACE, count=30, minutes=10, steps=None, spent=20)
     assert times.minutes is not None
-    assert int(times.rows[0].value.replace(",", "")) == pytest.approx(0.4 * times.minutes * 60 / 0.05, abs=1)
+    assert int(times.rows[0].value.replace(",", "")) == pytest.approx(0.2 * times.minutes * 60 / 0.05, abs=1)
     unlimited = budget(plan, PACE, count=30, minutes=None, steps=None, spent=20)
-    assert (unlimited.config.background.steps, unlimited.config.objects.steps) == (5000, 8000)
+    assert (unlimited.config.background.steps, unlimited.config.objects.steps) == (1500, 8000)
     assert unlimited.minutes is None
 
 

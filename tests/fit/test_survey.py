@@ -52,8 +52,9 @@ def test_changing_light_is_told_from_changing_backgrounds(draw: Draw) -> None:
 
 
 def test_objects_in_changing_light_are_found(tmp_path: Path, draw: Draw) -> None:
-    for number in range(30):
-        Image.fromarray(draw(number, light=0.6 + 0.02 * number)).save(tmp_path / f"{number}.png")
+    for number in range(40):
+        scene = draw(number, size=(64, 88), side=9, light=0.7 + 0.015 * number)
+        Image.fromarray(scene).save(tmp_path / f"{number}.png")
     found = find(look(tmp_path), preset("small"), seed=0, say=pytest.fail)
     assert np.median(found.counts) == 3
     assert (np.abs(found.counts - 3) <= 1).all()

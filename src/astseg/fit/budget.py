@@ -19,7 +19,7 @@ ROOM = 2.0
 ENDING_PART, ENDING_LEAST = 0.03, 6.0
 """Of a time limit, the part and the seconds at least that masks, health and report take at the end."""
 
-VARIED_STEPS = 5_000
+VARIED_STEPS = 1_500
 """Background steps without a time limit where every picture has a background of its own."""
 
 FEW_STEPS = 1_500

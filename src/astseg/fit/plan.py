@@ -176,7 +176,7 @@ def decide(seen: Survey, regions: Regions, base: Config, *, given: Collection[st
         decisions.config,
         tuple(decisions.rows),
         tuple(warnings),
-        share=0.4 if varied else 0.2,
+        share=0.2,
         background_by_time=varied,
     )
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Regions", "find"]
 
-SHORT_STEPS = 200
+SHORT_STEPS = 120
 """Steps of the short run."""
 
 MOST = 60
