@@ -65,7 +65,6 @@ def test_the_plan(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "background one, in one light" in said
     assert "--model.image-size 64 64" in said
     assert 8 <= int(re.search(r"--model.slots (\d+)", said)[1]) <= 12  # type: ignore[index]
-    assert "--background.steps 500 " in said
 
 
 @pytest.mark.slow
