@@ -36,9 +36,13 @@ RANK = {
         3,
     ),
     **dict.fromkeys(
-        ["arguments", "card", "contact", "evaluate", "few_labels", "handover", "predict", "train", "watch"], 4
+        ["arguments", "card", "contact", "evaluate", "few_labels", "handover", "health", "predict", "report", "revisit"]
+        + ["train", "watch"],
+        4,
     ),
-    **dict.fromkeys(["comparison", "data_commands", "demo", "reference", "segment_commands"], 5),
+    **dict.fromkeys(
+        ["comparison", "data_commands", "demo", "fit", "reference", "report_commands", "segment_commands"], 5
+    ),
     **dict.fromkeys(["commands"], 6),
     **dict.fromkeys(["cli"], 7),
     **dict.fromkeys(["__main__"], 8),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
+from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg, subcommand
 
 from astseg.config import Config, override, to_dict
 from astseg.presets import PRESETS, preset
@@ -24,9 +24,12 @@ __all__ = [
     "Demo",
     "Evaluate",
     "Export",
+    "Fit",
+    "Health",
     "ImportReference",
     "Prepare",
     "Presets",
+    "Report",
     "Scenes",
     "Segment",
     "Train",
@@ -120,6 +123,29 @@ class Train(TrainBackground):
 
 
 @dataclass(frozen=True)
+class Fit(Train):
+    """From pictures to masks: look at them, choose settings, train, tell whether it worked. The same command goes on.
+
+    A setting that is given is kept. The others are chosen for the pictures, whatever default stands beside them.
+    """
+
+    dry_run: bool = False
+    """Print the plan alone."""
+    given: Annotated[tuple[str, ...], Suppress] = ()
+    """Dotted names of the settings that are given, such as ``model.slots``."""
+
+    def __post_init__(self) -> None:
+        """Check what no configuration checks.
+
+        Raises:
+            UserError: A value outside its range, or another preset.
+        """
+        super().__post_init__()
+        if self.preset != DEFAULT_PRESET:
+            raise UserError(f"fit chooses the settings itself: for the preset '{self.preset}' use astseg train")
+
+
+@dataclass(frozen=True)
 class Evaluate(Taken):
     """Measure one run or several on scenes with masks; of several, mean and deviation."""
 
@@ -158,6 +184,30 @@ class Evaluate(Taken):
     def data(self) -> Path:
         """The scenes."""
         return self.paths[-1]
+
+
+@dataclass(frozen=True)
+class Health:
+    """Tell without labels whether a run works, and in plain words what is wrong and what to try."""
+
+    run: Positional[Path]
+    """Run folder."""
+    data: Positional[Path | None] = None
+    """Pictures; by default some of those it learnt from."""
+    split: str | None = None
+    """Which of them, as for train."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write RUN/report.html: what a run learnt, curves, health, worst pictures; one file, for a browser or a phone."""
+
+    run: Positional[Path]
+    """Run folder."""
+    data: Positional[Path | None] = None
+    """Pictures; by default some of those it learnt from."""
+    split: str | None = None
+    """Which of them, as for train."""
 
 
 @dataclass(frozen=True)
@@ -302,11 +352,14 @@ Command = (
     | Annotated[Scenes, subcommand("scenes")]
     | Annotated[CheckData, subcommand("check-data")]
     | Annotated[Prepare, subcommand("prepare")]
+    | Annotated[Fit, subcommand("fit")]
     | Annotated[Train, subcommand("train")]
     | Annotated[TrainBackground, subcommand("train-background")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Segment, subcommand("segment")]
     | Annotated[Export, subcommand("export")]
+    | Annotated[Health, subcommand("health")]
+    | Annotated[Report, subcommand("report")]
     | Annotated[Presets, subcommand("presets")]
     | Annotated[ImportReference, subcommand("import-reference")]
 )
@@ -319,13 +372,17 @@ def parse(arguments: Sequence[str]) -> Any:
         UserError: An unknown preset, or a configuration file that is missing, broken or wrong.
         SystemExit: Any other mistake, told by the parser (2), or a request for help (0).
     """
-    if "train" in arguments[:1] or "train-background" in arguments[:1]:
-        kind = Train if arguments[0] == "train" else TrainBackground
+    kinds = {"train": Train, "train-background": TrainBackground, "fit": Fit}
+    if arguments and arguments[0] in kinds:
+        kind = kinds[arguments[0]]
         file = _option(arguments, "--config")
         name = _option(arguments, "--preset") or DEFAULT_PRESET
         settings = usual_settings(name, None if file is None else Path(file))
         default = kind(data=tyro.MISSING, out=tyro.MISSING, settings=settings)
-        return tyro.cli(kind, prog=f"astseg {arguments[0]}", args=arguments[1:], default=default)
+        command = tyro.cli(kind, prog=f"astseg {arguments[0]}", args=arguments[1:], default=default)
+        if isinstance(command, Fit):
+            return replace(command, given=_given(arguments, {} if file is None else read_settings(Path(file))))
+        return command
     return tyro.cli(OmitArgPrefixes[Command], prog="astseg", args=arguments, description=_introduction())  # type: ignore
 
 
@@ -365,7 +422,8 @@ def _check_run(minutes: float | None, seed: int) -> None:
 def _introduction() -> str:
     """What ``astseg --help`` says first."""
     return (
-        "Find, separate and redraw the objects in unlabelled images. Begin with: astseg demo."
+        "Find, separate and redraw the objects in unlabelled images. Begin with: astseg fit FOLDER --out RUN,"
+        " or, without pictures, astseg demo."
         f" Presets: {', '.join(PRESETS)}; what is in them: astseg presets."
     )
 
@@ -378,6 +436,17 @@ def _option(arguments: Sequence[str], name: str) -> str | None:
         if argument.startswith(f"{name}="):
             return argument.partition("=")[2]
     return None
+
+
+def _given(arguments: Sequence[str], values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Dotted names of the settings that arguments and a file of settings name, whatever their values."""
+    usual = to_dict(Config())
+    names = {f"{part}.{name}" for part, named in values.items() for name in named}
+    for argument in arguments:
+        part, _, name = argument.partition("=")[0].removeprefix("--").replace("-", "_").partition(".")
+        if argument.startswith("--") and name and part in usual:
+            names.add(f"{part}.{name if name in usual[part] else name.removeprefix('no_')}")
+    return tuple(sorted(names))
 
 
 def read_settings(file: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from astseg.guidance import Blobs, colour_regions, find_blobs
 from astseg.model.background import BackgroundModel, foreground_mask, nearest_around
 from astseg.types import SceneArrays, UserError
 
-__all__ = ["Batches", "FrozenBackground", "freeze_background", "mirror"]
+__all__ = ["Batches", "FrozenBackground", "find_regions", "freeze_background", "mirror"]
 
 CACHE_BYTES = 4e9
 """Frozen backgrounds are kept in memory up to this size, and drawn anew at each step beyond it."""
@@ -121,7 +121,7 @@ class LiveBlobs:
         """The regions of some images; mirrored: B bool, which of them are seen in a mirror."""
         images = self.batches.take(indices, mirrored)
         background, predicted_error = self.model(images)
-        return _find_regions(images, background, predicted_error, limit=self.regions).to(images.device)
+        return find_regions(images, background, predicted_error, limit=self.regions).to(images.device)
 
 
 @dataclass(frozen=True)
@@ -169,13 +169,20 @@ def freeze_background(
         if keep:
             drawn.append((background * 255).round().byte() if eight_bits else background.half())
         if regions:
-            found.append(_find_regions(images, background, predicted_error, limit=regions))
+            found.append(find_regions(images, background, predicted_error, limit=regions))
     blobs = Blobs.joined(found).to(batches.device) if regions else None
     return FrozenBackground(torch.cat(drawn) if keep else None, blobs)
 
 
-def _find_regions(images: Tensor, background: Tensor, predicted_error: Tensor, *, limit: int) -> Blobs:
-    """The regions of a batch that differ from its background."""
+def find_regions(images: Tensor, background: Tensor, predicted_error: Tensor, *, limit: int) -> Blobs:
+    """The regions of a batch that differ from its background.
+
+    Args:
+        images: B x 3 x H x W in [0, 1].
+        background: The same without objects.
+        predicted_error: B x 1 x H x W in [0, 1], how far the background is expected to be off.
+        limit: R, regions kept for each image.
+    """
     foreground, fringe = (
         foreground_mask(images, background, predicted_error, strictness=strictness).cpu().numpy()
         for strictness in (1.0, 0.5)

@@ -32,11 +32,13 @@ from astseg.data_commands import cached_if_large
 from astseg.demo import run_demo
 from astseg.evaluate import evaluate
 from astseg.few_labels import tell_few_labels, whole_scenes
+from astseg.fit.run import run_fit
 from astseg.model.scene import build
 from astseg.model.segformer import licence_notice
 from astseg.outputs import write_whole
 from astseg.progress import Reporter, require_tensorboard
 from astseg.reference import import_reference
+from astseg.report_commands import health_run, report_run
 from astseg.segment_commands import export_labels, segment_input
 from astseg.team import Onlooker, Team, assembled
 from astseg.terminal import progress_bar
@@ -56,12 +58,15 @@ def run(command: Any) -> int:
     console = Console(soft_wrap=True, markup=False, highlight=False)
     actions: dict[type, Callable[[Any, Console], int]] = {
         arguments.Scenes: make_scenes,
+        arguments.Fit: run_fit,
         arguments.Train: train_run,
         arguments.TrainBackground: train_run,
         arguments.Evaluate: evaluate_run,
         arguments.Segment: segment_input,
         arguments.Export: export_labels,
         arguments.Demo: demo,
+        arguments.Health: health_run,
+        arguments.Report: report_run,
         arguments.ImportReference: import_weights,
     }
     return actions[type(command)](command, console)
@@ -259,8 +264,8 @@ def demo(command: arguments.Demo, console: Console) -> int:
     """``astseg demo``."""
     result = run_demo(command, console)
     console.print(figures(result.mean, title=f"{result.count} scenes"))
-    console.print(f"look at {command.out / 'panels' / 'latest.png'}; the run is {command.out}")
-    console.print("your own pictures: astseg train FOLDER --out runs/own; astseg segment runs/own FOLDER --out masks")
+    console.print(f"look at {command.out / 'report.html'} and {command.out / 'panels' / 'latest.png'}")
+    console.print("your own pictures: astseg fit FOLDER --out runs/own; astseg segment runs/own FOLDER --out masks")
     return 0
 
 

@@ -17,6 +17,7 @@ from astseg.evaluate import Evaluation, evaluate
 from astseg.outputs import panel, save_picture
 from astseg.presets import preset
 from astseg.progress import Reporter, spelled_time
+from astseg.report_commands import make_report
 from astseg.train import train
 from astseg.types import SceneArrays, UserError
 from astseg.watch import PanelWatch, few
@@ -29,6 +30,9 @@ __all__ = ["run_demo"]
 PRESET = "small"
 SIZE = 64
 PROCESSES = 2
+
+EXAMINED = 200
+"""Scenes that the report looks at."""
 
 TEST_SEED = 1_000_000
 """Added to the seed of the scenes that are measured, so that none of them was ever learnt from."""
@@ -92,6 +96,7 @@ def demo_in(folder: RunFolder, command: Demo, console: Console) -> Evaluation:
         "train_scenes": len(train_scenes),
     }
     write_card(folder, config, about, metrics)
+    make_report(model, few(test_scenes, EXAMINED), folder.path)
     write_json(folder.path / "metrics.json", metrics)  # the last one: where it is, all is there
     console.print(f"from scenes to figures in {spelled_time(time.monotonic() - begin)}")
     return result

@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from astseg.batches import find_regions
 from astseg.checkpoint import RunFolder
-from astseg.evaluate import evaluate
+from astseg.data.tensors import images_to_tensor
+from astseg.evaluate import evaluate, inference
+from astseg.health import early_warning
 from astseg.model.scene import AstSeg
 from astseg.outputs import panel, save_picture
 from astseg.progress import Reporter
@@ -24,6 +27,9 @@ FIRST_PICTURES = (5.0, 20.0, 45.0, 90.0, 150.0)
 """Seconds after the start at which pictures are due; after the last of them, every PICTURE_SECONDS."""
 
 PICTURE_SECONDS = 120.0
+
+LEAST_FOUND = 0.1
+"""Part of the pictures that should show something besides their background."""
 
 
 class PanelWatch:
@@ -45,9 +51,15 @@ class PanelWatch:
         self.reporter = reporter
         self.begin = time.monotonic()
         self.due = [*FIRST_PICTURES]
+        self.rendered: list[dict[str, float]] = []
+        self.warned: set[str] = set()
 
     def __call__(self, model: nn.Module, phase: str, step: int, seconds: float) -> None:
         """After a step: draw, if a picture is due."""
+        if phase == "guided" and not self.rendered and "guided" not in self.warned:
+            self.warned.add("guided")
+            assert isinstance(model, AstSeg)
+            self._look_for_regions(model)
         now = time.monotonic() - self.begin
         if now < self.due[0]:
             return
@@ -55,7 +67,29 @@ class PanelWatch:
         assert isinstance(model, AstSeg)
         name = f"{phase}_{step:06d}"
         figures = self.draw(model, name)
+        if phase in ("objects", "joint"):
+            self.rendered.append(figures)
+        self._warn(early_warning(phase, self.rendered))
         self.reporter.note({"phase": phase, "step": step, "seconds": round(seconds, 3), "picture": name, **figures})
+
+    def _look_for_regions(self, model: AstSeg) -> None:
+        """Whether there is anything to be guided by."""
+        images = images_to_tensor(np.asarray(self.scenes.images[:]), device=next(model.parameters()).device)
+        with inference(model):
+            background, predicted_error = model.background_model(images)
+        blobs = find_regions(images, background, predicted_error, limit=1)
+        found = int(blobs.present.any(dim=1).sum())
+        if found < LEAST_FOUND * len(images):
+            self._warn(
+                f"anything differs from the learnt background in only {found} of {len(images)} pictures, so there is"
+                " little to learn objects from; see astseg health afterwards"
+            )
+
+    def _warn(self, words: str | None) -> None:
+        """Say it, once."""
+        if words is not None and words not in self.warned:
+            self.warned.add(words)
+            self.reporter.say(f"warning: {words}")
 
     def draw(self, model: AstSeg, name: str) -> dict[str, float]:
         """Draw ``panels/NAME.png`` and ``panels/latest.png``, and tell the figures; returns the finite ones by name."""

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from astseg.config import AugmentConfig
 from astseg.data import load_scenes, open_source
 from astseg.data.folder import _natural
 from astseg.types import UserError
@@ -73,3 +74,21 @@ def test_natural_order_is_that_of_texts_and_numbers_in_turn(names: list[str]) ->
         return [int(part) if position % 2 else part for position, part in enumerate(split)], name
 
     assert sorted(names, key=_natural) == sorted(names, key=parts)
+
+
+def test_broken_pictures_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    for number in range(5):
+        Image.fromarray(np.full((20, 28, 3), 10 * number, np.uint8)).save(tmp_path / f"{number}.png")
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="1 problem in .*'3.png'"):
+        load_scenes(tmp_path, size=(20, 28))
+    broken: list[str] = []
+    scenes = load_scenes(tmp_path, size=(20, 28), broken=broken, augment=AugmentConfig(copies=2))
+    assert len(broken) == 1
+    assert "3.png" in broken[0]
+    assert scenes.names == ("0.png", "0.png#1", "1.png", "1.png#1", "2.png", "2.png#1", "4.png", "4.png#1")
+    assert scenes.images[::2, 0, 0, 0].tolist() == [0, 10, 20, 40]
+    for file in tmp_path.iterdir():
+        file.write_bytes(b"no picture")
+    with pytest.raises(UserError, match="5 problems in"):
+        load_scenes(tmp_path, size=(20, 28), broken=[])

@@ -56,6 +56,7 @@ def load_scenes(
     memory: int = IN_MEMORY,
     augment: AugmentConfig | None = None,
     seed: int = 0,
+    broken: list[str] | None = None,
 ) -> SceneArrays:
     """Read scenes into memory, resized: bilinear for images (averaging where it shrinks), nearest for masks.
 
@@ -74,6 +75,7 @@ def load_scenes(
         memory: Scenes of a cache that take more bytes than this stay on disk and are read as they are indexed.
         augment: Make variants; those of a scene follow it. Only for collections that fit into memory with them.
         seed: Seed of the variants.
+        broken: Scenes that cannot be read are left out, and what is wrong with them is added here; None: refuse them.
 
     Returns:
         The scenes in the order of the selection, whatever the order of reading.
@@ -98,7 +100,12 @@ def load_scenes(
         gigabytes = len(indices) * copies * target[0] * target[1] * 4 / 1e9
         raise UserError(f"{copies} variants of {len(indices)} scenes take {gigabytes:.0f} GB: take fewer copies")
     read = partial(_variants, source, target, fit, share, augment, seed)
-    images, labels, problems = _read_all(source, indices, read, copies, progress)
+    images, labels, problems, kept = _read_all(source, indices, read, copies, progress)
+    if broken is not None and kept and problems and images is not None:
+        broken += problems
+        problems, indices = [], [indices[position] for position in kept]
+        rows = [position * copies + copy for position in kept for copy in range(copies)]
+        images, labels = images[rows], None if labels is None else labels[rows]
     if labels is not None and max_label is not None:
         problems = _too_high(labels[::copies], [source.scene_name(index) for index in indices], max_label) + problems
     if problems or images is None:
@@ -187,8 +194,8 @@ def _read_all(
     read: Callable[[int], list[Scene]],
     copies: int,
     progress: Callable[[int, int], None] | None,
-) -> tuple[NDArray[np.uint8] | None, NDArray[np.uint8] | None, list[str]]:
-    """Images and labels of the scenes, zeros where one could not be read, and what is wrong with those."""
+) -> tuple[NDArray[np.uint8] | None, NDArray[np.uint8] | None, list[str], list[int]]:
+    """Images and labels of the scenes, zeros where one could not be read; what is wrong with those; which were read."""
 
     def try_to_read(index: int) -> list[Scene] | str:
         try:
@@ -199,6 +206,7 @@ def _read_all(
     images: NDArray[np.uint8] | None = None
     labels: NDArray[np.uint8] | None = None
     problems: list[str] = []
+    kept: list[int] = []
     # Pillow decodes and resizes without the interpreter lock; four threads also fill two busy cores.
     pool = ThreadPoolExecutor(max_workers=4)
     try:
@@ -217,13 +225,14 @@ def _read_all(
                 name = source.scene_name(indices[position])
                 problems.append(f"'{name}' is {got} but the first scene is {expected}: choose one size for all")
                 continue
+            kept.append(position)
             for place_of, (one, its_mask) in enumerate(result, start=position * copies):
                 images[place_of] = one
                 if labels is not None and its_mask is not None:
                     labels[place_of] = its_mask
     finally:
         pool.shutdown(cancel_futures=True)
-    return images, labels, problems
+    return images, labels, problems, kept
 
 
 def fitted(
