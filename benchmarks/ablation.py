@@ -4,8 +4,8 @@
 
 Every variant starts from the same seed, sees the same batches and takes the same number of steps. What is reduced,
 beside image size and steps, stands in :func:`reduced`. The variants of the curriculum share one trained background.
-They are guided alike by the regions that differ from it, because in so few steps nothing is learnt without
-(``--guidance 0`` shows it); baseline training has no background to guide it. A finished variant is kept in
+They are guided alike by the regions that differ from it, the first third of their steps by these alone, because in so few
+steps nothing is learnt without (``--guidance 0`` shows it); baseline training has no background to guide it. A finished variant is kept in
 ``results.jsonl`` and not run again, so the script can be stopped.
 """
 
@@ -37,7 +37,7 @@ from curves import learning_curves
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "CT, small CNN, residual": {},
     "CT, small CNN, paper refinement": {"model": {"refinement": "paper"}},
-    "BT, small CNN, residual": {"objects": {"scenario": "baseline", "guidance": 0.0}},
+    "BT, small CNN, residual": {"objects": {"scenario": "baseline", "guided_steps": 0, "guidance": 0.0}},
     "CT, Segformer-B0, residual": {"model": {"backbone": "segformer-b0"}},
     "CT, U-Net, residual": {"model": {"backbone": "unet"}},
 }
@@ -94,13 +94,15 @@ def reduced(plan: Plan) -> Config:
             },
             "objects": {
                 "steps": plan.steps,
-                "frozen_steps": 3 * plan.steps // 4,
+                "frozen_steps": 9 * plan.steps // 10,
                 "batch": 16,
-                "learning_rate": 3e-4,
+                "learning_rate": 6e-4,
                 "warmup": plan.steps // 10,
+                "decay": "cosine",
                 "entropy_ramp": plan.steps // 2,
+                "guided_steps": plan.steps // 3 if plan.guidance else 0,
                 "guidance": plan.guidance,
-                "guidance_steps": plan.steps // 2,
+                "guidance_steps": 2 * plan.steps,
                 "precision": precision,
             },
         },
