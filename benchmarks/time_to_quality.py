@@ -51,6 +51,8 @@ PUBLISHED = {
 
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "small": {},
+    "palette": {"model": {"background_form": "palette"}},
+    "faint objects drawn": {"model": {"faint": 0.0}},
     "without guided steps": {"objects": {"guided_steps": 0}},
     "without a second look": {"model": {"look": 0}},
     "six slots": {"model": {"slots": 6}},

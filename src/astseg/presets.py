@@ -137,7 +137,7 @@ PRESETS: dict[str, Preset] = {
                 "transformer_feedforward": 256,
                 "dropout": 0.0,
                 "background_width": "small",
-                "background_form": "palette",
+                "background_form": "template",
             },
             "background": {
                 "steps": 500,

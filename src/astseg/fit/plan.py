@@ -160,6 +160,9 @@ def decide(seen: Survey, regions: Regions, base: Config, *, given: Collection[st
     width = base.model.background_width if base.model.background_width != "auto" else "small"
     reason = "the widest that learns enough steps in minutes" if varied else "enough for one background"
     decisions.set("model.background_width", width, "background width", reason)
+    form = "palette" if varied else "template"
+    reason = "walls and floors are read from each picture" if varied else "starts as the median picture"
+    decisions.set("model.background_form", form, "background form", reason)
     _mirror(decisions, seen)
     batch = base.objects.batch
     decisions.set("objects.batch", batch, "batch", f"of the preset; {base.background.batch} for the background")

@@ -110,7 +110,7 @@ def _median(seen: Survey) -> tuple[Tensor, Tensor]:
 def _learnt(seen: Survey, config: Config, seed: int) -> tuple[Tensor, Tensor]:
     """Backgrounds and predicted errors of a short run."""
     torch.manual_seed(seed)
-    model = BackgroundModel(seen.frame.size, config.model.background_width, form=config.model.background_form)
+    model = BackgroundModel(seen.frame.size, config.model.background_width, form="palette")
     short = replace(config.background, steps=min(SHORT_STEPS, config.background.steps))
     scenes = SceneArrays(seen.images, None, [str(number) for number in range(len(seen.images))], seen.name)
     with tempfile.TemporaryDirectory() as folder:
