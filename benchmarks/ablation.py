@@ -4,9 +4,9 @@
 
 Every variant starts from the same seed, sees the same batches and takes the same number of steps. What is reduced,
 beside image size and steps, stands in :func:`reduced`. The variants of the curriculum share one trained background.
-They are guided alike by the regions that differ from it, the first third of their steps by these alone, because in so few
-steps nothing is learnt without (``--guidance 0`` shows it); baseline training has no background to guide it. A finished variant is kept in
-``results.jsonl`` and not run again, so the script can be stopped.
+They are guided alike by the regions that differ from it, the first third of their steps by these alone, because in so
+few steps nothing is learnt without (``--guidance 0`` shows it); baseline training has no background to guide it. A
+finished variant is kept in ``results.jsonl`` and not run again, so the script can be stopped.
 """
 
 from __future__ import annotations

@@ -116,6 +116,8 @@ def test_minutes_are_divided(seen: Survey) -> None:
 def test_backgrounds_that_differ_take_their_share_of_the_time(seen: Survey) -> None:
     varied = replace(seen, scenery=replace(seen.scenery, kind="varied"))
     plan = decide(varied, regions(learnt=True), BASE)
+    assert plan.config.model.background_form == "palette"
+    assert decide(seen, regions(learnt=True), BASE).config.model.background_form == "template"
     times = budget(plan, PACE, count=30, minutes=10, steps=None, spent=20)
     assert times.minutes is not None
     assert int(times.rows[0].value.replace(",", "")) == pytest.approx(0.2 * times.minutes * 60 / 0.05, abs=1)
