@@ -96,6 +96,13 @@ def test_background_checks(settings: dict[str, Any], message: str) -> None:
         ({"steps": 0}, "objects steps is 0, expected at least 1"),
         ({"frozen_steps": -1}, "frozen_steps is -1, expected 0 or more"),
         ({"batch": 0}, "objects batch is 0, expected at least 1"),
+        ({"accumulate": 0}, "accumulate is 0, expected at least 1"),
+        (
+            {"batch": 6, "accumulate": 4},
+            r"objects batch is 6, expected a multiple of accumulate \(4\), which splits it",
+        ),
+        ({"clip": -0.5}, r"clip is -0.5, expected 0 \(no limit\) or more"),
+        ({"clip": float("nan")}, "clip is nan"),
         ({"learning_rate": -1e-4}, "objects learning_rate is -0.0001, expected more than 0"),
         ({"warmup": -1}, "warmup is -1, expected 0 or more"),
         ({"decay_from": 0.0}, "decay_from is 0.0, expected a fraction above 0, up to 1"),

@@ -59,6 +59,8 @@ NOT_OURS: dict[str, Any] = {  # what this package adds is off in the published p
     "objects.decay": "step",
     "model.glimpse_width": 1,
     "objects.flip": False,
+    "objects.accumulate": 1,
+    "objects.clip": 0.0,
     "objects.frozen_storage": "float16",
     "objects.precision": "float32",
     "background.precision": "float32",

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,18 +109,33 @@ def train(place: Path, out: Path, command: str = "train") -> list[str]:
     return f"{command} {place}/desk --out {out} --config {place}/tiny.json".split()
 
 
+def wait_for(run: Path, there: Callable[[dict[str, Any]], bool]) -> None:
+    """Until the run has saved a state that is wanted."""
+    file, end = run / "training_state" / "state.json", time.monotonic() + 120
+    while time.monotonic() < end:
+        with suppress(FileNotFoundError, json.JSONDecodeError):
+            if there(json.loads(file.read_text())):
+                return
+        time.sleep(0.005)
+    raise TimeoutError(file)
+
+
 def losses(run: Path) -> list[dict[str, Any]]:
     entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     kept = [{name: value for name, value in entry.items() if name != "seconds"} for entry in entries]
     return [entry for entry in kept if "picture" not in entry]
 
 
-def assert_close(one: Path, other: Path, tolerance: float = 1e-5) -> None:
+def assert_losses_close(one: Path, other: Path, tolerance: float) -> None:
     first, second = losses(one), losses(other)
     assert len(first) == len(second) == 10
     for left, right in zip(first, second, strict=True):
         assert left.pop("phase") == right.pop("phase")
         assert left == pytest.approx(right, rel=tolerance, abs=1e-6)
+
+
+def assert_close(one: Path, other: Path) -> None:
+    assert_losses_close(one, other, tolerance=1e-5)
     weights, others = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
     for name in weights:
         torch.testing.assert_close(weights[name], others[name], rtol=1e-3, atol=1e-3)
@@ -158,6 +175,36 @@ def test_a_lost_process_ends_the_run_and_leaves_a_state(lost: int, place: Path, 
     assert line.endswith("start all of them again with the same command, and the run goes on from its last state")
     run(train(place, out), 1)
     assert_close(out, place / "one")
+
+
+def test_two_processes_with_parts_of_a_batch_have_the_losses_of_one(place: Path, tmp_path: Path) -> None:
+    run([*train(place, tmp_path / "run"), "--objects.accumulate", "3"], 2)
+    assert_losses_close(place / "one", tmp_path / "run", tolerance=1e-5)
+
+
+def in_half_precision(place: Path, out: Path, parts: int) -> list[str]:
+    """As :func:`train`, with short gradients; so many parts of a batch."""
+    words = f"--objects.precision bfloat16 --objects.clip 1e-6 --objects.accumulate {parts}"
+    return [*train(place, out), *words.split()]
+
+
+def test_parts_of_a_batch_in_half_precision(place: Path, tmp_path: Path) -> None:
+    """Two processes with three parts each have the losses of one with all six images at once, as far as bfloat16 goes;
+    and a run of two that was stopped ends as one that was not, bit for bit."""
+    one, whole, stopped = tmp_path / "one", tmp_path / "whole", tmp_path / "stopped"
+    run(in_half_precision(place, one, 1), 1)
+    run(in_half_precision(place, whole, 3), 2)
+    assert_losses_close(one, whole, tolerance=4e-3)
+    run(train(place, stopped, "train-background") + in_half_precision(place, stopped, 3)[6:], 2)
+    started = processes(in_half_precision(place, stopped, 3), 2)
+    wait_for(stopped, lambda state: state["phase"] in ("objects", "joint") and state["step"] > 0)
+    for process in started:
+        process.kill()
+        process.communicate(timeout=120)
+    assert all(process.returncode == -signal.SIGKILL for process in started)
+    run(in_half_precision(place, stopped, 3), 2)
+    weights, others = load_file(whole / "model.safetensors"), load_file(stopped / "model.safetensors")
+    assert not [name for name in weights if not torch.equal(weights[name], others[name])]
 
 
 @pytest.mark.slow

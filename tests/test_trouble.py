@@ -237,7 +237,7 @@ def weights(background: float) -> Tensor:
 def watched(run: RunFolder, reporter: Reporter, background: float, progress: list[float]) -> None:
     vigil = Vigil(run, reporter, seed=0)
     for step, part in enumerate(progress):
-        vigil.look("objects", step, part, weights(background), torch.tensor(0.5))
+        vigil.look("objects", step, part, [weights(background)], torch.tensor(0.5))
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_no_collapse(run: RunFolder, reporter: Reporter, screen: io.StringIO) ->
     mixed = weights(0.99)
     mixed[0, 0, 2, 1], mixed[0, 2, 2, 1] = 0.1, 0.895  # one pixel of one object
     for step, part in enumerate([0.0, 0.4, 0.8, 1.0]):
-        vigil.look("joint", step, part, mixed, torch.tensor(0.5))
+        vigil.look("joint", step, part, list(mixed.chunk(2)), torch.tensor(0.5))
     watched(run, reporter, 0.99, [0.0, 0.1, 0.29])  # too early to tell
     watched(run, reporter, 0.99, [0.45, 0.49])  # a run that goes on was told before
     assert screen.getvalue() == ""
@@ -287,12 +287,12 @@ def test_the_best_weights_are_kept(run: RunFolder, reporter: Reporter) -> None:
     assert not (run.path / "best.safetensors").exists()  # nothing was rendered
     for step, (losses, best) in enumerate([((4.0, 2.0), 0), ((1.0, 2.0), 1), ((1.5, 1.5), 1), ((1.0,), 3)]):
         for loss in losses:
-            vigil.look("joint", step, 0.0, weights(0.5), torch.tensor(loss))
+            vigil.look("joint", step, 0.0, [weights(0.5)], torch.tensor(loss))
         vigil.keep_best(model, "joint", step)
         assert told()[:2] == ("joint", str(best))
     assert told()[2] == "1.0"
     (run.path / "best.safetensors").write_bytes(b"broken")
-    vigil.look("joint", 9, 0.0, weights(0.5), torch.tensor(8.0))
+    vigil.look("joint", 9, 0.0, [weights(0.5)], torch.tensor(8.0))
     vigil.keep_best(model, "joint", 9)
     assert told() == ("joint", "9", "8.0")
     assert trouble.SETBACKS == 3

@@ -19,7 +19,7 @@ from astseg.guidance import Blobs, colour_regions, find_blobs
 from astseg.model.background import BackgroundModel, foreground_mask, nearest_around
 from astseg.types import SceneArrays, UserError
 
-__all__ = ["Batches", "FrozenBackground", "find_regions", "freeze_background", "mirror"]
+__all__ = ["Batches", "FrozenBackground", "find_regions", "freeze_background", "mirror", "split"]
 
 CACHE_BYTES = 4e9
 """Frozen backgrounds are kept in memory up to this size, and drawn anew at each step beyond it."""
@@ -93,6 +93,11 @@ class Batches:
             images_to_tensor(source[start : start + size], device=self.device)
             for start in range(0, self.shape[0], size)
         )
+
+
+def split(batch: tuple[Tensor, ...], parts: int) -> Iterator[tuple[Tensor, ...]]:
+    """A batch of :meth:`Batches.draw` in so many equal parts, one after the other, in its order."""
+    return zip(*(whole.chunk(parts) for whole in batch), strict=True)
 
 
 def mirror(images: Tensor, mirrored: Tensor) -> Tensor:

@@ -201,6 +201,10 @@ class ObjectsConfig:
         frozen_steps: Of these, the steps of phase 2, with the background model frozen (curriculum only); as many as
             ``steps`` or more: phase 3 never comes. The flag ``--steps`` stretches all schedules together.
         batch: Images a step.
+        accumulate: A step's batch is split into so many equal parts, one after the other, and their gradients are
+            averaged: less memory, the same step; 1: not split.
+        clip: Largest norm of a step's gradients, of all trained parameters together; longer ones are shortened to it;
+            0: no limit.
         learning_rate: Adam rate, reached as (step / warmup) ** 2.
         warmup: Steps of that warm-up.
         decay: ``step`` (a tenth after ``decay_from``) or ``cosine`` (falling all the way to a fiftieth).
@@ -225,6 +229,8 @@ class ObjectsConfig:
     steps: int = 125_000
     frozen_steps: int = 30_000
     batch: int = 64
+    accumulate: int = 1
+    clip: float = 0.0
     learning_rate: float = 4e-5
     warmup: int = 5_000
     decay: str = "step"
@@ -251,6 +257,12 @@ class ObjectsConfig:
         _check(self.steps >= 1, f"objects steps is {self.steps}, expected at least 1")
         _check(self.frozen_steps >= 0, f"frozen_steps is {self.frozen_steps}, expected 0 or more")
         _check(self.batch >= 1, f"objects batch is {self.batch}, expected at least 1")
+        _check(self.accumulate >= 1, f"accumulate is {self.accumulate}, expected at least 1: parts of a batch")
+        _check(
+            self.batch % self.accumulate == 0,
+            f"objects batch is {self.batch}, expected a multiple of accumulate ({self.accumulate}), which splits it",
+        )
+        _check(0 <= self.clip < math.inf, f"clip is {self.clip}, expected 0 (no limit) or more")
         _check(
             0 < self.learning_rate < math.inf, f"objects learning_rate is {self.learning_rate}, expected more than 0"
         )

@@ -52,6 +52,8 @@ DEFAULTS: dict[str, str] = {
     "objects.steps": TABLE_1,
     "objects.frozen_steps": f"{TABLE_1}: phase 2",
     "objects.batch": TABLE_1,
+    "objects.accumulate": _PLAIN,
+    "objects.clip": _OFF,
     "objects.learning_rate": TABLE_1,
     "objects.warmup": TABLE_1,
     "objects.decay": REFERENCE,

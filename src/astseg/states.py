@@ -212,7 +212,7 @@ def load_weights(model: nn.Module, file: Path, *, expected: str | None = None) -
     """
     try:
         tensors = load_tensors(file, expected=expected)
-        wrong = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+        wrong = sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all())
         if wrong:
             raise BrokenFileError(f"'{wrong[0]}' holds numbers that are not finite")
         model.load_state_dict(tensors)

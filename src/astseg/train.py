@@ -17,10 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from astseg import schedule
-from astseg.batches import Batches, FrozenBackground, LiveBlobs, freeze_background
+from astseg.batches import Batches, FrozenBackground, LiveBlobs, freeze_background, split
 from astseg.checkpoint import RunFolder, TrainingState
 from astseg.clock import Clock
 from astseg.config import BackgroundConfig, Config, ObjectsConfig
@@ -201,23 +201,33 @@ def train_objects(
 
             rate = object_rate(config, position) * vigil.factor
             set_rate(optimizer, rate)
-            images, indices, mirrored = batch = batches.draw(step)
-            backgrounds, weights = frozen.draw(indices, mirrored), loss_weights(config, phase, position)
+            batch, weights = batches.draw(step), loss_weights(config, phase, position)
             guided = phase == "guided" or weights["guidance"]
-            blobs = frozen.blobs.take(indices, mirrored) if frozen.blobs is not None and guided else None
-            if phase == "guided":
-                assert blobs is not None
-                losses = guided_losses(model, images, backgrounds, blobs, config)
-            else:
-                with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                    output = model(images, backgrounds, layers=False)
-                losses = object_losses(model, output, images, config, blobs=blobs, position=position)
-                vigil.look(phase, step, position / config.steps, output.weights, losses["reconstruction"])
-            total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
             optimizer.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
+            found: list[dict[str, Tensor]] = []
+            layers: list[Tensor] = []
+            for images, indices, mirrored in split(batch, config.accumulate):
+                backgrounds = frozen.draw(indices, mirrored)
+                blobs = frozen.blobs.take(indices, mirrored) if frozen.blobs is not None and guided else None
+                if phase == "guided":
+                    assert blobs is not None
+                    losses = guided_losses(model, images, backgrounds, blobs, config)
+                else:
+                    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                        output = model(images, backgrounds, layers=False)
+                    losses = object_losses(model, output, images, config, blobs=blobs, position=position)
+                    layers.append(output.weights.detach())
+                total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+                (total / config.accumulate).backward()  # type: ignore[no-untyped-call]
+                found.append({name: loss.detach() for name, loss in losses.items()})
+            losses = {name: torch.stack([part[name] for part in found]).mean() for name in found[0]}
+            if layers:
+                vigil.look(phase, step, position / config.steps, layers, losses["reconstruction"])
             detached = team.shared(model, losses)
             vigil.check(phase, step, detached, model, batch)
+            if config.clip:
+                # Of what is trained alone: a frozen background may still have the gradients of its own last step.
+                nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], config.clip)
             optimizer.step()
 
             seconds, finished = clock.seconds(), step + 1
@@ -272,8 +282,15 @@ def train(
         The trained model, in evaluation mode.
 
     Raises:
-        UserError: Losses are not finite even at lower rates, the run folder's states are broken, or no time is left.
+        UserError: Losses are not finite even at lower rates, the run folder's states are broken, no time is left, or a
+            batch cannot be split evenly.
     """
+    objects, parts = config.objects, team.size * config.objects.accumulate
+    if objects.batch % parts:  # now, not after hours of the background
+        raise UserError(
+            f"an objects batch of {objects.batch} cannot be split evenly by {team.size} processes with"
+            f" {objects.accumulate} parts each: choose a multiple of {parts}"
+        )
     while True:
         try:
             return _train_from_state(

@@ -118,14 +118,14 @@ class Vigil:
         )
         raise error
 
-    def look(self, phase: str, step: int, progress: float, weights: Tensor, reconstruction: Tensor) -> None:
+    def look(self, phase: str, step: int, progress: float, weights: Sequence[Tensor], reconstruction: Tensor) -> None:
         """After a rendered step: now and then see whether the model has collapsed, and tell it.
 
         Args:
             phase: Where the run stands.
             step: Number of the step, from 0.
             progress: Part of the loop that is done, in [0, 1].
-            weights: B x L x H x W, layer weights of the batch.
+            weights: Layer weights of the batch in equal parts, each B x L x H x W.
             reconstruction: Scalar, the loss.
         """
         kept = reconstruction.detach()
@@ -135,7 +135,7 @@ class Vigil:
         before, self.looks = self.looks, due
         if before is None or due <= before:
             return
-        foreground = float((weights.detach().argmax(dim=1) > 0).float().mean())
+        foreground = sum(float((part.argmax(dim=1) > 0).float().mean()) for part in weights) / len(weights)
         if 0 < foreground <= ALL_FOREGROUND:
             return
         self.reporter.say(f"phase '{phase}', step {step + 1}: {NO_BACKGROUND if foreground else NO_OBJECT}")
