@@ -10,11 +10,11 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 # Tried in this order; `make PYTHON=/path/to/python3 ...` names another.
 PYTHON := python3.11 python3 python3.14 python3.13 python3.12
 
-.PHONY: help demo test test-all check clean
+.PHONY: help demo test test-all test-oldest check clean
 .DELETE_ON_ERROR:
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(READY)  ## train on made-up scenes, small enough for a laptop; results in runs/demo
 	$(BIN)/astseg demo --out runs/demo
@@ -25,13 +25,20 @@ test: $(READY)  ## run the fast tests and the examples in docstrings
 test-all: $(READY)  ## run every test: slow ones too, real data (ASTSEG_DATASETS=folder) and GPU where present
 	$(BIN)/python -m pytest -m "" -rs
 
+test-oldest:  ## the fast tests with the oldest versions that pyproject.toml allows; downloads some GB
+	rm -rf .venv-oldest
+	python3.11 -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --requirement requirements-oldest.txt 'setuptools>=77'
+	.venv-oldest/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	.venv-oldest/bin/python -m pytest
+
 check: $(READY)  ## format, lint and types, as CI does
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 clean:  ## remove .venv, caches and builds; runs/ stays
-	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-newer .venv-oldest build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests examples benchmarks -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(LOCKED): requirements.lock
