@@ -18,6 +18,9 @@ T = TypeVar("T")
 LONGEST = 1000
 """Characters of a line that somebody still reads."""
 
+TOO_LARGE = ("out of memory", "can't allocate memory", "size calculation overflowed", "overflow when unpacking long")
+"""What torch says, in small letters, where there is no memory, or none could be as large."""
+
 WIDE = "4000"
 """Columns of a box that wraps no line of the parser's."""
 
@@ -84,7 +87,7 @@ def unforeseen(error: Exception) -> str | None:
         error: What ended a command.
     """
     text = str(error).lower()
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+    if isinstance(error, MemoryError) or any(words in text for words in TOO_LARGE):
         return "out of memory: take a smaller batch, smaller pictures or fewer slots, or a machine with more of it"
     if isinstance(error, OSError) and error.strerror:
         file = f"'{os.fspath(error.filename)!s}': " if error.filename is not None else ""

@@ -12,7 +12,7 @@ import reprlib
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from astseg.types import UserError
@@ -46,10 +46,6 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     valid = sorted(valid)
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.4)
     return f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(valid)}"
-
-
-LARGEST = 1_000_000
-"""No size of a model is larger: what is is a slip of the keyboard, and overflows where tensors are made."""
 
 
 def _check(condition: bool, message: str) -> None:
@@ -122,11 +118,6 @@ class ModelConfig:
         Raises:
             UserError: A value outside its range.
         """
-        for setting in fields(self):
-            value = getattr(self, setting.name)
-            numbers = value if isinstance(value, tuple) else (value,)
-            large = [number for number in numbers if isinstance(number, int) and number > LARGEST]
-            _check(not large, f"{setting.name} is {value}, expected at most {LARGEST}")
         _check(self.slots >= 1, f"slots is {self.slots}, expected at least 1: it is the largest number of objects")
         _check(self.slots <= 255, f"slots is {self.slots}, expected at most 255: labels are stored in 8 bits")
         _check(min(self.image_size) >= 16, f"image_size is {self.image_size}, expected sides of at least 16 pixels")
