@@ -14,31 +14,19 @@ from torch import Tensor, nn
 from astseg import progress
 from astseg.batches import Batches, split
 from astseg.checkpoint import RunFolder
-from astseg.config import BackgroundConfig, Config, ModelConfig, ObjectsConfig
+from astseg.config import BackgroundConfig, Config, ObjectsConfig
 from astseg.data import fingerprint
 from astseg.data.synthetic import render_scenes
 from astseg.progress import Reporter
 from astseg.team import ALONE, Team
 from astseg.train import Watch, train
 from astseg.types import SceneArrays, UserError
+from tiny import MODEL
 
-H, W = 20, 28
+H, W = MODEL.image_size
 CPU = torch.device("cpu")
 CONFIG = Config(
-    model=ModelConfig(
-        image_size=(H, W),
-        slots=3,
-        appearance=5,
-        backbone="cnn",
-        refinement="residual",
-        transformer_width=16,
-        transformer_heads=2,
-        transformer_layers=1,
-        transformer_feedforward=12,
-        dropout=0.0,
-        background_width="small",
-        background_form="template",
-    ),
+    model=replace(MODEL, dropout=0.0),
     background=BackgroundConfig(steps=4, batch=5),
     objects=ObjectsConfig(
         steps=7,

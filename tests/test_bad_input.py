@@ -32,17 +32,10 @@ from safetensors.torch import load_file, save_file
 
 from astseg import cli
 from astseg.lock import LOCK_NAME, FolderLock
+from tiny import MODEL_SETTINGS
 
 SETTINGS: dict[str, Any] = {
-    "model": {
-        "image_size": [20, 28],
-        "slots": 6,
-        "appearance": 5,
-        "transformer_width": 16,
-        "transformer_heads": 2,
-        "transformer_layers": 1,
-        "transformer_feedforward": 12,
-    },
+    "model": MODEL_SETTINGS,
     "background": {"steps": 2, "batch": 4},
     "objects": {"steps": 2, "frozen_steps": 1, "batch": 2, "guided_steps": 0, "guidance": 0.0, "parsimony_weight": 0.0},
 }

@@ -10,23 +10,12 @@ import torch
 from torch import nn
 
 from astseg.checkpoint import RunFolder, TrainingState, load_model, write_json
-from astseg.config import BackgroundConfig, Config, ModelConfig, ObjectsConfig, to_dict
+from astseg.config import BackgroundConfig, Config, ObjectsConfig, to_dict
 from astseg.model.scene import AstSeg, build
 from astseg.types import UserError
+from tiny import PAPER_FORM
 
-CONFIG = Config(
-    model=ModelConfig(
-        image_size=(20, 28),
-        slots=3,
-        appearance=5,
-        backbone="cnn",
-        transformer_width=8,
-        transformer_heads=2,
-        transformer_layers=1,
-        transformer_feedforward=12,
-        background_width="small",
-    )
-)
+CONFIG = PAPER_FORM
 ABOUT: dict[str, Any] = {"preset": "small", "seed": 7, "fingerprint": "abc", "data": "scenes"}
 
 

@@ -24,17 +24,10 @@ from astseg.arguments import parse
 from astseg.config import Config
 from astseg.presets import PRESETS, preset
 from astseg.types import UserError
+from tiny import MODEL_SETTINGS
 
 SETTINGS: dict[str, Any] = {
-    "model": {
-        "image_size": [20, 28],
-        "slots": 6,
-        "appearance": 5,
-        "transformer_width": 16,
-        "transformer_heads": 2,
-        "transformer_layers": 1,
-        "transformer_feedforward": 12,
-    },
+    "model": MODEL_SETTINGS,
     "background": {"steps": 12, "batch": 4, "precision": "float32"},
     "objects": {
         "steps": 24,

@@ -11,17 +11,10 @@ from astseg import cli, data_commands
 from astseg.contact import contact_sheet
 from astseg.data import loading
 from astseg.outputs import PALETTE
+from tiny import MODEL_SETTINGS
 
 SETTINGS = {
-    "model": {
-        "image_size": [20, 28],
-        "slots": 6,
-        "appearance": 5,
-        "transformer_width": 16,
-        "transformer_heads": 2,
-        "transformer_layers": 1,
-        "transformer_feedforward": 12,
-    },
+    "model": MODEL_SETTINGS,
     "background": {"steps": 3, "batch": 4},
     "objects": {"steps": 4, "frozen_steps": 3, "batch": 2, "guidance_steps": 2},
 }

@@ -3,6 +3,7 @@
 import re
 import runpy
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from astseg.arguments import parse
 from astseg.checkpoint import RunFolder
 from astseg.config import Config, ModelConfig
 from astseg.model.scene import build
+from tiny import MODEL
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -26,19 +28,7 @@ def example(name: str) -> dict[str, Any]:
 
 
 def tiny(height: int, width: int) -> ModelConfig:
-    return ModelConfig(
-        image_size=(height, width),
-        slots=3,
-        appearance=5,
-        backbone="cnn",
-        refinement="residual",
-        transformer_width=16,
-        transformer_heads=2,
-        transformer_layers=1,
-        transformer_feedforward=12,
-        background_width="small",
-        background_form="template",
-    )
+    return replace(MODEL, image_size=(height, width))
 
 
 def test_every_example_is_run_here() -> None:

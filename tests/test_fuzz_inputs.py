@@ -20,25 +20,14 @@ from PIL import Image
 
 from astseg import cli
 from astseg.checkpoint import RunFolder
-from astseg.config import Config, ModelConfig, to_dict
+from astseg.config import Config, to_dict
 from astseg.model.scene import build
+from tiny import PAPER_FORM
 
 MANY = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 FEW = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 
-CONFIG = Config(
-    model=ModelConfig(
-        image_size=(20, 28),
-        slots=3,
-        appearance=5,
-        backbone="cnn",
-        transformer_width=8,
-        transformer_heads=2,
-        transformer_layers=1,
-        transformer_feedforward=12,
-        background_width="small",
-    )
-)
+CONFIG = PAPER_FORM
 NAMES = [part for part in to_dict(Config())] + [name for part in to_dict(Config()).values() for name in part]
 LEAVES = (
     st.none()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from astseg import batches, clock, progress
 from astseg import train as training
 from astseg.checkpoint import RunFolder, TrainingState
-from astseg.config import BackgroundConfig, Config, ModelConfig, ObjectsConfig
+from astseg.config import BackgroundConfig, Config, ObjectsConfig
 from astseg.data import fingerprint
 from astseg.data.synthetic import render_scenes
 from astseg.interruption import Interruption
@@ -29,23 +29,11 @@ from astseg.model.scene import AstSeg, build
 from astseg.progress import Reporter
 from astseg.train import Watch, choose_background_width, train
 from astseg.types import SceneArrays, UserError
+from tiny import MODEL
 
-H, W, K = 20, 28, 3
+(H, W), K = MODEL.image_size, MODEL.slots
 CPU = torch.device("cpu")
 
-MODEL = ModelConfig(
-    image_size=(H, W),
-    slots=K,
-    appearance=5,
-    backbone="cnn",
-    refinement="residual",
-    transformer_width=16,
-    transformer_heads=2,
-    transformer_layers=1,
-    transformer_feedforward=12,
-    background_width="small",
-    background_form="template",
-)
 TINY = Config(
     model=MODEL,
     background=BackgroundConfig(steps=5, batch=4, ramp=(0.3, 0.7)),
