@@ -2,9 +2,10 @@
 
     python benchmarks/backgrounds.py objects_room_64.npz --seconds 300 --threads 1 --out runs/backgrounds
 
-The judge is the mean squared error on pixels whose true label is background, of images that were not trained on. Every
-recipe has the same seconds of processor time; measuring is not counted. Learning rate and weight follow the published
-schedules, stretched over the steps that fit into the seconds.
+The judge is the mean squared error on pixels whose true label is background, of images that were not trained on; and at
+the end the regions that differ from the background, which guide the objects, against the true masks. Every recipe has
+the same seconds of processor time; measuring is not counted. Learning rate and weight follow the published schedules,
+stretched over the steps that fit into the seconds.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from typing import Any, NamedTuple
 import torch
 
 from astseg import schedule
-from astseg.batches import Batches
+from astseg.batches import Batches, find_regions
 from astseg.data import load_scenes
 from astseg.data.synthetic import FAMILIES, render_scenes
 from astseg.data.tensors import images_to_tensor
 from astseg.losses import background_loss
+from astseg.metrics import segmentation_metrics
 from astseg.model.background import BackgroundModel
 from astseg.types import SceneArrays
 
@@ -49,21 +51,33 @@ RECIPES = {
 }
 
 
+REGIONS = 12
+"""Regions of an image at most, as many as the preset ``small`` has slots."""
+
+
 @torch.no_grad()
 def error_behind(model: BackgroundModel, test: SceneArrays) -> float:
     """Mean squared error over RGB on background pixels."""
     assert test.labels is not None
-    model.eval()
     images, labels = images_to_tensor(test.images), torch.from_numpy(test.labels)
     drawn = torch.cat([model(part)[0] for part in images.split(50)])
-    model.train()
     return float((drawn - images).square().mean(dim=1)[labels == 0].mean())
+
+
+@torch.no_grad()
+def regions_found(model: BackgroundModel, test: SceneArrays) -> dict[str, float]:
+    """ARI-FG and mIoU of the regions that differ from the background."""
+    assert test.labels is not None
+    images, labels = images_to_tensor(test.images), torch.from_numpy(test.labels).long()
+    found = torch.cat([find_regions(part, *model(part), limit=REGIONS).regions for part in images.split(50)]).long()
+    figures = segmentation_metrics(labels, found)
+    return {name: round(float(figures[name].mean()), 4) for name in ("ari_fg", "miou")}
 
 
 def learn(
     recipe: Recipe, train: SceneArrays, test: SceneArrays, *, seconds: float, seed: int, points: int
-) -> list[dict[str, float]]:
-    """One run: its error against seconds and steps."""
+) -> dict[str, Any]:
+    """One run: its error against seconds and steps, and its regions."""
     torch.manual_seed(seed)
     height, width = train.images.shape[1:3]
     model = BackgroundModel((height, width), recipe.width, form=recipe.form).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -71,7 +85,8 @@ def learn(
     batches = Batches(train, size=recipe.batch, seed=seed, flip=False, device=torch.device("cpu"))
     begun = time.process_time()
     model.start_from(next(batches.in_order(size=400)))
-    spent, curve, step = time.process_time() - begun, [], 0
+    spent, step = time.process_time() - begun, 0
+    curve: list[dict[str, float]] = []
     while spent < seconds:
         begun = time.process_time()
         share = spent / seconds  # schedules by the clock, as in a run with a limit of minutes
@@ -90,18 +105,21 @@ def learn(
         spent += time.process_time() - begun
         if spent >= seconds * (len(curve) + 1) / points:
             curve.append({"seconds": round(spent, 1), "step": step, "mse": round(error_behind(model, test), 5)})
-    return curve
+    return {"curve": curve, **regions_found(model, test)}
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """A row a run; the last column is when it was as good as the best of the published recipes ever became."""
     published = [p["mse"] for r in results if r["recipe"].startswith("published") for p in r["curve"]]
-    lines = ["| recipe | seed | steps | MSE on background | as good as published after |", "|-|-|-|-|-|"]
+    lines = ["| recipe | seed | steps | MSE on background | regions: ARI-FG | mIoU | as good as published after |"]
+    lines += ["|-|-|-|-|-|-|-|"]
     for result in results:
         last = result["curve"][-1]
         reached = [p["seconds"] for p in result["curve"] if published and p["mse"] <= min(published)]
         after = f"{reached[0]:.0f} s" if reached else "never"
-        lines.append(f"| {result['recipe']} | {result['seed']} | {last['step']} | {last['mse']:.5f} | {after} |")
+        regions = f"{100 * result['ari_fg']:.1f} | {100 * result['miou']:.1f}"
+        name, seed = result["recipe"], result["seed"]
+        lines.append(f"| {name} | {seed} | {last['step']} | {last['mse']:.5f} | {regions} | {after} |")
     return "\n".join(lines)
 
 
@@ -115,6 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=300.0, help="of processor time of each run (default 300)")
     parser.add_argument("--points", type=int, default=30, help="measurements of a run (default 30)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
+    parser.add_argument("--train", default=":-500", help="scenes to learn from, of a file (default :-500)")
+    parser.add_argument("--test", default="-200:", help="scenes to measure on, of a file (default -200:)")
     parser.add_argument("--size", type=int, default=64, help="side of the images in pixels (default 64)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -123,7 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         test = render_scenes(options.scenes, seed=1_000_000, count=200, size=options.size, processes=2)
     else:
         file = Path(options.scenes)
-        train, test = (load_scenes(file, size=options.size, selection=part) for part in (":-500", "-200:"))
+        parts = (options.train, options.test)
+        train, test = (load_scenes(file, size=options.size, selection=part) for part in parts)
     options.out.mkdir(parents=True, exist_ok=True)
     kept = options.out / "results.jsonl"
     results = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
@@ -131,11 +152,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in options.recipes:
             if any((r["recipe"], r["seed"]) == (name, seed) for r in results):
                 continue
-            curve = learn(RECIPES[name], train, test, seconds=options.seconds, seed=seed, points=options.points)
-            results.append({"recipe": name, "seed": seed, "curve": curve})
+            run = learn(RECIPES[name], train, test, seconds=options.seconds, seed=seed, points=options.points)
+            results.append({"recipe": name, "seed": seed, **run})
             with kept.open("a") as lines:
                 lines.write(json.dumps(results[-1]) + "\n")
-            print(f"{name}, seed {seed}: {curve[-1]['mse']:.5f}", flush=True)
+            print(f"{name}, seed {seed}: {run['curve'][-1]['mse']:.5f}", flush=True)
     (options.out / "table.md").write_text(table(results) + "\n")
     print(table(results))
 
