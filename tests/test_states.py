@@ -266,7 +266,7 @@ def test_a_state_survives_death_at_any_moment(
     run: RunFolder, told: list[str], moment: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Old or new, but whole; also when the save before died as well."""
-    saved(run, 1)
+    saved(run, 0, 1)
     calls = 0
 
     def dying(function: Any) -> Any:
@@ -279,16 +279,25 @@ def test_a_state_survives_death_at_any_moment(
 
         return call
 
+    def half_removed(folder: Path, **options: Any) -> None:
+        """As rmtree leaves a folder that it dies in."""
+        for file in sorted(folder.glob("*"))[:1]:
+            file.unlink()
+        remove(folder, **options)
+
+    remove = dying(shutil.rmtree)
     for step in (2, 3):
         calls = 0
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(os, "replace", dying(os.replace))
             patch.setattr(os, "fsync", dying(os.fsync))
-            patch.setattr(states.shutil, "rmtree", dying(shutil.rmtree))
+            patch.setattr(states.shutil, "rmtree", half_removed)
             patch.setattr(durable.Path, "write_bytes", dying(Path.write_bytes))
             saved(run, step)
             raise Killed  # it died right after
         run = again(run, told)
+        named = [folder for folder in (run.states.newest, run.states.before) if folder.exists()]
+        assert all(run.states._is_whole(folder) for folder in named)
         state = run.load_state()
         assert state is not None
         assert 1 <= state.step <= step

@@ -6,8 +6,9 @@
     RUN/training_state.before/     the one before it
 
 The manifest holds the SHA-256 of every file beside it and of itself. A state is written beside its place, brought to
-the disk, and renamed; the one before is removed only once a whole newer one lies there. So at any moment, power cuts
-among them, one of the two is whole. No pickle.
+the disk, and renamed; the one before is removed only once a whole newer one lies there, and is renamed before that, so
+that nothing half removed bears a state's name. So at any moment, power cuts among them, what lies under the two names
+was written whole, and there is one at least. No pickle.
 """
 
 from __future__ import annotations
@@ -75,24 +76,26 @@ class StateStore:
         Raises:
             UserError: It cannot be written; the states that were there are untouched.
         """
-        part = self.newest.with_name(self.newest.name + ".part")
+        part, old = (self.newest.with_name(self.newest.name + ending) for ending in (".part", ".old"))
         try:
             shutil.rmtree(part, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
             try:
                 digests = {WEIGHTS: save_tensors(part / WEIGHTS, model.state_dict())}
                 if optimizer is not None:
                     digests[MOMENTS] = save_tensors(part / MOMENTS, _optimizer_tensors(optimizer))
                 write_json(part / MANIFEST, _signed({**asdict(state), "files": digests}))
                 if self.newest.exists() and self._is_whole(self.newest):
-                    shutil.rmtree(self.before, ignore_errors=True)
+                    if self.before.exists():
+                        os.replace(self.before, old)
                     os.replace(self.newest, self.before)
                 else:  # a broken one must not take the place of a whole one
                     shutil.rmtree(self.newest, ignore_errors=True)
                 os.replace(part, self.newest)
                 sync(self.newest.parent)
-            except BaseException:
+            finally:
                 shutil.rmtree(part, ignore_errors=True)
-                raise
+                shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
             raise cannot_write(self.newest, error) from error
         self._checked[self.newest] = (self.newest / MANIFEST).read_bytes()
