@@ -21,6 +21,16 @@ from astseg.model.scene import build
 
 NamedTensors = Iterable[tuple[str, Tensor]]
 
+THREADS = torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads() -> Iterator[None]:
+    """A benchmark sets their number; a run that is held against one in another process needs as many as that."""
+    yield
+    if torch.get_num_threads() != THREADS:
+        torch.set_num_threads(THREADS)
+
 
 @pytest.fixture(scope="session")
 def dataset_root() -> Path:
