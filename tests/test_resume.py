@@ -38,6 +38,7 @@ SETTINGS = {
         "batch": 3,
         "warmup": 2,
         "flip": True,
+        "mix": 0.5,
     },
 }
 

@@ -83,6 +83,8 @@ class ModelConfig:
         pixel_activation: A learned term for each pixel is added to log alpha_0.
         faint: Objects whose log activation is lower than the background's by more than this are neither looked at again
             nor drawn in training; 0 is the paper: all are drawn.
+        colour_noise: Outside of training, a pixel's layer is chosen by its colour too, which may be off by this
+            deviation, in [0, 1] (see :mod:`astseg.model.ownership`); 0 is the paper: by the layer weights alone.
         background_width: ``small``, ``simple``, ``complex`` or ``auto`` (simple or complex, by a short run).
         background_form: ``paper``, ``template`` or ``palette`` (see :class:`astseg.model.background.BackgroundModel`).
         reference: Do what the reference implementation does by accident: with isotropic scale the first appearance
@@ -108,6 +110,7 @@ class ModelConfig:
     background_log_activation: float = 11.0
     pixel_activation: bool = False
     faint: float = 0.0
+    colour_noise: float = 0.0
     background_width: str = "complex"
     background_form: str = "paper"
     reference: bool = False
@@ -132,6 +135,7 @@ class ModelConfig:
             self.look >= 0 and self.look % 4 == 0,
             f"look is {self.look}, expected 0 or a multiple of 4: pixels of a crop",
         )
+        _check(0 <= self.colour_noise < math.inf, f"colour_noise is {self.colour_noise}, expected 0 (off) or more")
         _check(self.faint >= 0, f"faint is {self.faint}, expected 0 (all objects are drawn) or more")
         _check_name("refinement", self.refinement, REFINEMENTS)
         _check_name("background_width", self.background_width, BACKGROUND_WIDTHS)
@@ -221,6 +225,8 @@ class ObjectsConfig:
         guidance: Weight of the guidance loss at the start, in the steps that do render; 0 is the paper.
         guidance_steps: Steps over which that weight falls to 0.
         flip: Mirror every second image.
+        mix: Part of the pictures on which regions of others are laid (:mod:`astseg.guidance.mixing`), for small
+            collections, in the guided steps of phase 2; 0 is the paper.
         frozen_storage: How phase 2 keeps its backgrounds: ``float16``, or ``uint8`` as the reference does.
         precision: ``float32`` or ``bfloat16`` (autocast).
     """
@@ -244,6 +250,7 @@ class ObjectsConfig:
     guidance: float = 0.0
     guidance_steps: int = 0
     flip: bool = False
+    mix: float = 0.0
     frozen_storage: str = "float16"
     precision: str = "float32"
 
@@ -286,6 +293,7 @@ class ObjectsConfig:
             "guidance needs a trained background, and the scenario 'baseline' has none:"
             " set guidance and guided_steps to 0",
         )
+        _check(0 <= self.mix <= 1, f"mix is {self.mix}, expected a part from 0 to 1")
         _check_name("frozen_storage", self.frozen_storage, FROZEN_STORAGES)
         _check_name("objects precision", self.precision, PRECISIONS)
 

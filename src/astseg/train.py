@@ -24,6 +24,7 @@ from astseg.batches import Batches, FrozenBackground, LiveBlobs, freeze_backgrou
 from astseg.checkpoint import RunFolder, TrainingState
 from astseg.clock import Clock
 from astseg.config import BackgroundConfig, Config, ObjectsConfig
+from astseg.guidance import mix
 from astseg.interruption import Interruption
 from astseg.losses import background_loss
 from astseg.model.background import BackgroundModel, is_complex
@@ -209,6 +210,8 @@ def train_objects(
             for images, indices, mirrored in split(batch, config.accumulate):
                 backgrounds = frozen.draw(indices, mirrored)
                 blobs = frozen.blobs.take(indices, mirrored) if frozen.blobs is not None and guided else None
+                if config.mix and phase != "joint" and blobs is not None:
+                    images, blobs = mix(images, blobs, share=config.mix)
                 if phase == "guided":
                     assert blobs is not None
                     losses = guided_losses(model, images, backgrounds, blobs, config)

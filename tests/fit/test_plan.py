@@ -82,6 +82,14 @@ def test_small_objects_get_larger_pictures_where_there_are_pixels(seen: Survey) 
     assert decide(photographs, regions(side=0.2), BASE).config.model.image_size == (64, 80)
 
 
+def test_more_pictures_are_made_of_few(seen: Survey) -> None:
+    """On one background and on many."""
+    for kind in ("static", "varied"):
+        few = replace(seen, scenery=replace(seen.scenery, kind=kind))
+        assert decide(few, regions(), BASE).config.objects.mix == 0.5
+        assert decide(replace(few, count=2_000), regions(), BASE).config.objects.mix == 0.0
+
+
 def test_what_the_user_says_is_kept(seen: Survey) -> None:
     said = override(BASE, {"model": {"slots": 12, "scale_min": 2.0}, "objects": {"flip": False}})
     plan = decide(seen, regions(), said, given=("model.slots", "model.scale_min", "objects.flip"))

@@ -41,7 +41,10 @@ SYMMETRIC = 0.03
 """A background that is off its mirror image by less may be mirrored."""
 
 MIRRORED_BELOW = 2_000
-"""Pictures below which mirror images are learnt from."""
+"""Pictures below which more are made of them: mirror images, and mixtures."""
+
+MIX = 0.5
+"""Part of the pictures on which regions of others are laid where there are few."""
 
 SMALL_OBJECTS = {96: 6.0, 128: 4.0}
 """Short sides that are chosen where the median object is narrower than so many pixels at 64."""
@@ -253,6 +256,9 @@ def _mirror(decisions: _Decisions, seen: Survey) -> None:
     else:
         flip, reason = False, "the background looks different in a mirror"
     decisions.set("objects.flip", flip, "mirror images", reason)
+    few = seen.count < MIRRORED_BELOW
+    reason = "pictures are few, and objects of one are laid on others" if few else "pictures are enough without"
+    decisions.set("objects.mix", MIX if few else 0.0, "mixed pictures", reason)
 
 
 def _spelled(value: Any) -> str:

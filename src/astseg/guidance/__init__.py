@@ -6,7 +6,8 @@ detections that cost nothing, found without any label:
 
 - :mod:`astseg.guidance.colours` leaves out shadows and parts what touches but differs in colour;
 - :mod:`astseg.guidance.blobs` cuts what is left at its necks and keeps the largest regions of each image;
-- :mod:`astseg.guidance.loss` draws slots to regions and teaches the glimpses to draw them.
+- :mod:`astseg.guidance.loss` draws slots to regions and teaches the glimpses to draw them;
+- :mod:`astseg.guidance.mixing` makes new pictures of the regions of others, where there are few.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from astseg.guidance.blobs import Blobs, find_blobs
 from astseg.guidance.colours import colour_regions
 from astseg.guidance.loss import glimpse_loss, guidance_loss, slot_anchors, where_losses
+from astseg.guidance.mixing import mix
 
 __all__ = [
     "Blobs",
@@ -21,6 +23,7 @@ __all__ = [
     "find_blobs",
     "glimpse_loss",
     "guidance_loss",
+    "mix",
     "slot_anchors",
     "where_losses",
 ]

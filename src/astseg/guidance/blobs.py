@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Blobs", "find_blobs"]
+__all__ = ["Blobs", "find_blobs", "smallest_area"]
 
 NECK = 0.8
 """Two cores of a region are two objects if the way between them narrows below this part of the smaller one."""
@@ -22,6 +22,9 @@ THIN = 2.0
 
 SLIVER = 2.5
 """Nearer than this to their edge everywhere, in pixels, regions may be lines that the background draws a bit off."""
+
+SMALLEST = 0.002
+"""Regions below this fraction of the image, or below 4 pixels, are noise."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def find_blobs(
     foreground: NDArray[np.bool_] | NDArray[np.int32],
     *,
     limit: int,
-    smallest: float = 0.002,
+    smallest: float = SMALLEST,
     explained: NDArray[np.bool_] | None = None,
 ) -> Blobs:
     """Regions of foreground masks, cut at their necks, the largest first.
@@ -84,7 +87,7 @@ def find_blobs(
     present = torch.zeros(n, limit, dtype=torch.bool)
     regions = torch.zeros(n, h, w, dtype=torch.uint8)
     for i, mask in enumerate(foreground):
-        parts = [part for part in _parts(mask) if part[0] >= max(4.0, smallest * h * w)]
+        parts = [part for part in _parts(mask) if part[0] >= smallest_area(h, w, smallest)]
         if explained is not None:
             parts = [part for part in parts if not _is_line(part, explained[i])]
         parts.sort(key=lambda part: -part[0])
@@ -94,6 +97,11 @@ def find_blobs(
             present[i, j] = True
             regions[i, top : top + height, left : left + width][torch.from_numpy(part)] = j + 1
     return Blobs(box, present, regions)
+
+
+def smallest_area(height: int, width: int, smallest: float = SMALLEST) -> float:
+    """Regions of fewer pixels than this are noise."""
+    return max(4.0, smallest * height * width)
 
 
 def _parts(
