@@ -171,7 +171,7 @@ def _check(model: AstSeg, scenes: SceneArrays, batch_size: int, protocol: str) -
 def _measure(images: Tensor, output: SceneOutput, labels: Tensor | None, protocol: str) -> dict[str, Tensor]:
     """B values by metric, for one batch."""
     slots = output.weights.shape[1] - 1
-    predicted = output.weights.argmax(dim=1)  # B x H x W
+    predicted = output.ownership.argmax(dim=1)  # B x H x W
     used = (predicted[:, None] == torch.arange(1, slots + 1, device=predicted.device)[:, None, None]).flatten(2).any(2)
     values = {
         "mse": squared_error(output.reconstruction, images),

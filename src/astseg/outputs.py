@@ -101,7 +101,7 @@ def panel(
         images = tensor_to_images(images) if images.is_floating_point() else images.cpu().numpy()
     n = min(len(images), len(output.weights), limit)
     images = images[:n]
-    predicted = output.weights[:n].argmax(dim=1).cpu().numpy()  # n x H x W
+    predicted = output.ownership[:n].argmax(dim=1).cpu().numpy()  # n x H x W
     height, width = predicted.shape[1:]
     cell = _cell_size(height, width, scale)
     rows: list[tuple[str, NDArray[np.uint8], Image.Resampling]] = [("input", images, Image.Resampling.BICUBIC)]

@@ -131,6 +131,7 @@ PRESETS: dict[str, Preset] = {
                 "backbone": "cnn",
                 "look": 16,
                 "faint": 5.0,
+                "colour_noise": 0.15,
                 "refinement": "residual",
                 "transformer_width": 128,
                 "transformer_layers": 3,

@@ -90,6 +90,8 @@ class SceneOutput:
         masks: B x K x H x W in [0, 1], each object's own mask before occlusion; None without layers.
         weights: B x L x H x W, layer weights that sum to one, 0 = background.
         reconstruction: B x 3 x H x W in [0, 1].
+        posterior: B x L x H x W, what pixels belong to by their colours as well (:mod:`astseg.model.ownership`); None
+            where the weights alone decide.
     """
 
     latents: ObjectLatents
@@ -99,3 +101,9 @@ class SceneOutput:
     masks: Tensor | None
     weights: Tensor
     reconstruction: Tensor
+    posterior: Tensor | None = None
+
+    @property
+    def ownership(self) -> Tensor:
+        """B x L x H x W, sums to one over the layers; a pixel belongs to the largest, 0 = background."""
+        return self.weights if self.posterior is None else self.posterior

@@ -160,7 +160,7 @@ def _median(scenes: SceneArrays) -> tuple[Tensor, bool]:
 def _look(model: AstSeg, images: Tensor, median: Tensor) -> dict[str, Tensor]:
     """B values by name, of one batch."""
     output: SceneOutput = model(images)
-    labels = output.weights.argmax(dim=1)  # B x H x W
+    labels = output.ownership.argmax(dim=1)  # B x H x W
     slots = output.weights.shape[1] - 1
     off = (output.reconstruction - images).abs().mean(dim=1)  # B x H x W
     objects = labels > 0
@@ -200,7 +200,7 @@ def _doubled(output: SceneOutput, background_activation: Tensor) -> Tensor:
 
 def _labels(model: AstSeg, images: Tensor) -> Tensor:
     output: SceneOutput = model(images, layers=False)
-    return output.weights.argmax(dim=1)
+    return output.ownership.argmax(dim=1)
 
 
 def _shifted(model: AstSeg, images: Tensor, labels: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ Source: *Unsupervised Multi-object Segmentation Using Attention and Soft-argmax*
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,7 @@ from astseg.model.backbones import build_backbone
 from astseg.model.background import BackgroundModel
 from astseg.model.encoder import Encoder, Refinement
 from astseg.model.look import SecondLook
+from astseg.model.ownership import owned, ownership
 from astseg.model.renderer import GlimpseGenerator, Renderer, glimpse_channels
 from astseg.ops import at_least_float32
 from astseg.types import SceneOutput, UserError
@@ -24,18 +27,23 @@ __all__ = ["AstSeg", "build"]
 class AstSeg(nn.Module):
     """Find, separate and redraw the objects of images."""
 
-    def __init__(self, background_model: BackgroundModel, encoder: Encoder, renderer: Renderer) -> None:
+    def __init__(
+        self, background_model: BackgroundModel, encoder: Encoder, renderer: Renderer, *, colour_noise: float = 0.0
+    ) -> None:
         """Put the parts together.
 
         Args:
             background_model: B x 3 x H x W -> background B x 3 x H x W and predicted error B x 1 x H x W.
             encoder: B x 3 x H x W -> object latents and attention maps.
             renderer: Latents and background -> layers, masks, weights, reconstruction.
+            colour_noise: Outside of training, deviation of colours by which pixels choose their layer too; 0: they
+                do not.
         """
         super().__init__()
         self.background_model = background_model
         self.encoder = encoder
         self.renderer = renderer
+        self.colour_noise = colour_noise
 
     def forward(self, images: Tensor, background: Tensor | None = None, *, layers: bool = True) -> SceneOutput:
         """Run the method.
@@ -58,7 +66,7 @@ class AstSeg(nn.Module):
         drawn = None if layers else self.renderer.drawn(latents.log_activation)
         latents = self.encoder.look_again(images, latents, attention, drawn)
         colours, masks, weights, reconstruction = self.renderer(latents, background, layers=layers, drawn=drawn)
-        return SceneOutput(
+        output = SceneOutput(
             latents=latents,
             attention=attention,
             background=background,
@@ -67,6 +75,14 @@ class AstSeg(nn.Module):
             weights=weights,
             reconstruction=reconstruction,
         )
+        return output if self.training or not self.colour_noise else self._looked_at(images, output)
+
+    def _looked_at(self, images: Tensor, output: SceneOutput) -> SceneOutput:
+        """What pixels belong to by their colours as well; layers that this needs and that are not there are drawn."""
+        objects = owned(output.weights)
+        layers = self.renderer.colours(output.latents, objects) if output.layers is None else output.layers
+        seen = (images, output.background, layers, output.weights, objects)
+        return replace(output, layers=layers, posterior=ownership(*seen, noise=self.colour_noise))
 
     def glimpses(self, images: Tensor, attention: Tensor, position: Tensor, scale: Tensor) -> Tensor:
         """Glimpses of what the second look sees at given places.
@@ -120,7 +136,7 @@ def build(config: ModelConfig) -> AstSeg:
         faint=config.faint,
     )
     background = BackgroundModel(config.image_size, config.background_width, form=config.background_form)
-    model = AstSeg(background, encoder, renderer)
+    model = AstSeg(background, encoder, renderer, colour_noise=config.colour_noise)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 

@@ -40,7 +40,7 @@ class ObjectPrediction:
         area: Number of its pixels in the label map, at least 1.
         order: 0 for the front-most object of the picture, then 1, 2, ... by falling activation.
         visibility: Its area divided by the area it would have if it were the only object, in (0, 1].
-        score: How sure its pixels are: the mean weight of its layer over them, in (0, 1].
+        score: How sure its pixels are: the mean share that its layer has in them, in (0, 1].
         appearance: Z numbers, float32, what it looks like (z_what).
     """
 
@@ -127,13 +127,13 @@ def predictions_from(
         background_activation: Log alpha_0, the mean of it where each pixel has its own.
         fit: How the pictures were brought to the model's size, see :mod:`astseg.data.geometry`.
     """
-    weights = output.weights.float().cpu()
+    weights, ownership = output.weights.float().cpu(), output.ownership.float().cpu()
     activation = (output.latents.log_activation - background_activation).float().cpu().numpy()
     for index, size in enumerate(sizes):
         where = place(size, (weights.shape[2], weights.shape[3]), fit=fit)
         left, top, right, bottom = where.inner
-        shown = weights[index, :, top:bottom, left:right]
-        labels, masks = _masks(shown, where.box_size, order=np.argsort(-activation[index], kind="stable"))
+        shown, owned = (one[index, :, top:bottom, left:right] for one in (weights, ownership))
+        labels, masks = _masks(shown, owned, where.box_size, order=np.argsort(-activation[index], kind="stable"))
         slots = [mask.slot for mask in masks]
         objects = tuple(
             _object(output, index, order, mask, where, float(activation[index, mask.slot]))
@@ -148,9 +148,9 @@ def predictions_from(
 
 
 def may_own_pixels(weights: Tensor) -> Tensor:
-    """Which objects can own a pixel at any size, B x K; weights: B x L x H x W.
+    """Which objects can own a pixel at any size, B x K; weights, or ownership: B x L x H x W.
 
-    The largest of L weights that sum to one is at least 1 / L, enlarged or not.
+    The largest of L numbers that sum to one is at least 1 / L, enlarged or not.
     """
     return weights[:, 1:].amax(dim=(2, 3)) >= 1 / weights.shape[1]
 
@@ -166,8 +166,10 @@ class _Mask:
     score: float
 
 
-def _masks(weights: Tensor, size: tuple[int, int], order: NDArray[np.intp]) -> tuple[NDArray[np.int32], list[_Mask]]:
-    """Weights L x h x w -> labels of the layers that weigh most at each pixel of another size (ties: the first).
+def _masks(
+    weights: Tensor, ownership: Tensor, size: tuple[int, int], order: NDArray[np.intp]
+) -> tuple[NDArray[np.int32], list[_Mask]]:
+    """Weights and ownership L x h x w -> labels of the layers that own each pixel of another size (ties: the first).
 
     One layer is enlarged at a time and only where it is not zero, so that large pictures need no L times their memory.
 
@@ -176,13 +178,13 @@ def _masks(weights: Tensor, size: tuple[int, int], order: NDArray[np.intp]) -> t
     """
     everywhere: Window = (slice(None), slice(None))
     labels = torch.zeros(size, dtype=torch.int32)
-    best = enlarged(weights[0], size, everywhere, everywhere)
+    best = enlarged(ownership[0], size, everywhere, everywhere)
     windows: dict[int, tuple[Window, Window]] = {}
-    for slot in may_own_pixels(weights[None])[0].nonzero().flatten().tolist():
+    for slot in may_own_pixels(ownership[None])[0].nonzero().flatten().tolist():
         inner, outer = windows[slot] = window_of(weights[slot + 1], size)
-        weight, rival = enlarged(weights[slot + 1], size, inner, outer), best[outer]
-        labels[outer][weight > rival] = slot + 1
-        torch.maximum(rival, weight, out=rival)
+        share, rival = enlarged(ownership[slot + 1], size, inner, outer), best[outer]
+        labels[outer][share > rival] = slot + 1
+        torch.maximum(rival, share, out=rival)
     found = [(slot, *windows[slot]) for slot in order.tolist() if slot in windows]
     masks = [_mask(weights, size, labels, best, *each) for each in found]
     return np.asarray(labels.numpy(), np.int32), [mask for mask in masks if mask is not None]

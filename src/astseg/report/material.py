@@ -157,7 +157,7 @@ def _scenes(
         return []
     images = np.stack([scenes.images[number] for number in chosen])
     output = scene_outputs(model, images)
-    labels = output.weights.argmax(dim=1).cpu().numpy()
+    labels = output.ownership.argmax(dim=1).cpu().numpy()
     drawn, empty = tensor_to_images(output.reconstruction), tensor_to_images(output.background)
     found = []
     for place, number in enumerate(chosen):
