@@ -84,7 +84,7 @@ def test_small_objects_get_larger_pictures_where_there_are_pixels(seen: Survey) 
 
 def test_more_pictures_are_made_of_few(seen: Survey) -> None:
     """On one background and on many."""
-    for kind in ("static", "varied"):
+    for kind in ("fixed", "varied"):
         few = replace(seen, scenery=replace(seen.scenery, kind=kind))
         assert decide(few, regions(), BASE).config.objects.mix == 0.5
         assert decide(replace(few, count=2_000), regions(), BASE).config.objects.mix == 0.0

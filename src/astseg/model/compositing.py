@@ -21,7 +21,7 @@ from torch import Tensor
 
 from astseg.ops import SMALLEST_LOG_RATIO, full_precision
 
-__all__ = ["draw_and_blend"]
+__all__ = ["colour_errors", "draw_and_blend"]
 
 WINDOW_NUMBERS = 2**19
 """Windows are drawn together while they hold at most so many numbers: they stay in a processor's cache."""
@@ -71,6 +71,44 @@ def draw_and_blend(
         drawn,
     )
     return both
+
+
+@torch.no_grad()
+def colour_errors(
+    glimpses: Tensor,
+    position: Tensor,
+    scale: Tensor,
+    images: Tensor,
+    *,
+    windows: bool | None = None,
+    drawn: Tensor | None = None,
+) -> Tensor:
+    """How far images are from the colours of each object, where that is drawn; no gradient.
+
+    Args:
+        glimpses: B x K x 4 x g x g, colours and mask in [0, 1].
+        position: B x K x 2, (x, y) in [-1, 1].
+        scale: B x K x S, inverse scale.
+        images: B x 3 x H x W in [0, 1].
+        windows: As for :func:`draw_and_blend`.
+        drawn: B x K, which objects are looked at; None: all of them.
+
+    Returns:
+        B x K x H x W, squared error summed over RGB; 0 far from an object, where its weight is 0, and of objects that
+        are not looked at.
+    """
+    size = (images.shape[2], images.shape[3])
+    with full_precision(glimpses.device):
+        objects = _Objects(glimpses, position, scale.expand(*scale.shape[:2], 2), size)
+        rows = images.to(objects.dtype).transpose(1, 2).contiguous()  # B x H x 3 x W
+        errors = rows.new_zeros(len(images), position.shape[1] + 1, *size)
+        inside = glimpses.device.type == "cpu" if windows is None else windows
+        for group in _groups(
+            position, objects.scale.view_as(position), size, objects.shape[-1], windows=inside, some=drawn
+        ):
+            off = objects.draw(group)[:, :, :3].sub_(group.take_from(rows))
+            group.put_into(errors, off.square_().sum(dim=2))
+    return errors[:, 1:]
 
 
 class _DrawAndBlend(torch.autograd.Function):

@@ -23,22 +23,19 @@ STEEPEST = 60.0
 
 def owned(weights: Tensor) -> Tensor:
     """Which layers own more than a speck by their weights, B x K; weights: B x L x H x W."""
-    first = weights.argmax(dim=1).flatten(1)  # B x HW
+    first = weights.max(dim=1).indices.flatten(1)  # B x HW; argmax takes ten times as long
     area = torch.zeros(weights.shape[:2], device=weights.device)
     area.scatter_add_(1, first, torch.ones_like(first, dtype=area.dtype))
     return area[:, 1:] > SMALLEST * first.shape[1]
 
 
-def ownership(
-    images: Tensor, background: Tensor, layers: Tensor, weights: Tensor, objects: Tensor, *, noise: float
-) -> Tensor:
+def ownership(weights: Tensor, behind: Tensor, errors: Tensor, objects: Tensor, *, noise: float) -> Tensor:
     """Posterior of the layers at each pixel.
 
     Args:
-        images: B x 3 x H x W in [0, 1].
-        background: B x 3 x H x W.
-        layers: B x K x 3 x H x W, each object's colours; of those that ``objects`` names, at least.
         weights: B x L x H x W, sum to one over the layers, 0 = background.
+        behind: B x H x W, squared error of the background's colours, summed over RGB.
+        errors: B x K x H x W, the same of each object's colours; anything where its weight is 0.
         objects: B x K, which objects may own pixels (:func:`owned`).
         noise: Deviation of a colour from that of its layer, for each of RGB, above 0.
 
@@ -46,7 +43,8 @@ def ownership(
         B x L x H x W, sums to one over the layers; 0 wherever the weight is.
     """
     prior = weights * functional.pad(objects, (1, 0), value=True)[:, :, None, None]
-    error = torch.cat([(background - images)[:, None], layers - images[:, None]], dim=1).square().sum(dim=2)
-    front = prior.argmax(dim=1, keepdim=True)  # the reference with which the sum below is never nearly 0
-    posterior = prior * ((error.gather(1, front) - error) / (2 * noise**2)).clamp_max(STEEPEST).exp()
-    return posterior / posterior.sum(dim=1, keepdim=True).clamp_min(torch.finfo(posterior.dtype).tiny)
+    off = torch.cat([behind[:, None], errors], dim=1)
+    # The reference with which the sum below is never nearly 0.
+    off -= off.gather(1, prior.max(dim=1, keepdim=True).indices)
+    posterior = off.mul_(-1 / (2 * noise**2)).clamp_max_(STEEPEST).exp_().mul_(prior)
+    return posterior.div_(posterior.sum(dim=1, keepdim=True).clamp_min_(torch.finfo(posterior.dtype).tiny))

@@ -11,7 +11,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from astseg.model.compositing import draw_and_blend
+from astseg.model.compositing import colour_errors, draw_and_blend
 from astseg.model.convolution import TransposedConvolution
 from astseg.ops import at_least_float32, blend_layers, full_precision, place_glimpses
 from astseg.types import ObjectLatents
@@ -159,6 +159,20 @@ class Renderer(nn.Module):
         colours = placed.new_zeros(*drawn.shape, 3, *self.image_size)
         colours[drawn] = placed[:, 0]
         return colours
+
+    def colour_errors(self, latents: ObjectLatents, images: Tensor, drawn: Tensor) -> Tensor:
+        """How far images are from the colours of some objects; no gradient.
+
+        Args:
+            latents: The objects of B images.
+            images: B x 3 x H x W in [0, 1].
+            drawn: B x K, which of them are wanted.
+
+        Returns:
+            B x K x H x W, squared error summed over RGB; 0 far from an object, and for the others.
+        """
+        glimpses = self._glimpses(latents.appearance, drawn)
+        return colour_errors(glimpses, latents.position, latents.scale, images, drawn=drawn)
 
     def _glimpses(self, appearance: Tensor, drawn: Tensor | None = None) -> Tensor:
         """B x K x Z -> B x K x 4 x g x g; zeros for those that are not to be drawn (drawn: B x K)."""

@@ -6,8 +6,6 @@ Source: *Unsupervised Multi-object Segmentation Using Attention and Soft-argmax*
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
@@ -75,14 +73,12 @@ class AstSeg(nn.Module):
             weights=weights,
             reconstruction=reconstruction,
         )
-        return output if self.training or not self.colour_noise else self._looked_at(images, output)
-
-    def _looked_at(self, images: Tensor, output: SceneOutput) -> SceneOutput:
-        """What pixels belong to by their colours as well; layers that this needs and that are not there are drawn."""
-        objects = owned(output.weights)
-        layers = self.renderer.colours(output.latents, objects) if output.layers is None else output.layers
-        seen = (images, output.background, layers, output.weights, objects)
-        return replace(output, layers=layers, posterior=ownership(*seen, noise=self.colour_noise))
+        if self.colour_noise and not self.training:
+            objects = owned(weights)
+            errors = self.renderer.colour_errors(latents, images, objects)
+            behind = (background - images).square().sum(dim=1)
+            output.posterior = ownership(weights, behind, errors, objects, noise=self.colour_noise)
+        return output
 
     def glimpses(self, images: Tensor, attention: Tensor, position: Tensor, scale: Tensor) -> Tensor:
         """Glimpses of what the second look sees at given places.

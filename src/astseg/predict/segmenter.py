@@ -138,10 +138,8 @@ class Segmenter:
                 # What weighs next to nothing is not drawn, and layers are drawn of what may own a pixel alone.
                 device = next(self.model.parameters()).device
                 output = self.model(images_to_tensor(np.stack(pictures), device=device), layers=False)
-                if not layers:
-                    output.layers = None
-                elif output.layers is None:
-                    output.layers = self.model.renderer.colours(output.latents, may_own_pixels(output.weights))
+                if layers:
+                    output.layers = self.model.renderer.colours(output.latents, may_own_pixels(output.ownership))
                 background = self.model.renderer.background_activation().mean().item()
             yield from predictions_from(output, sizes, background_activation=background, fit=fit)
 
