@@ -124,3 +124,52 @@ def test_predictions_are_what_is_measured(model: AstSeg) -> None:
         assert found.any()
         for prediction in predictions:
             assert all(0 < one.score <= 1 and 0 < one.visibility <= 1 for one in prediction.objects)
+
+
+RED, BLUE, GREY = ([0.8, 0.1, 0.1], [0.1, 0.2, 0.8], [0.5, 0.5, 0.5])
+
+
+def told_apart(
+    objects: list[tuple[list[float], tuple[slice, slice], float]],
+    picture: list[tuple[list[float], tuple[slice, slice]]],
+) -> Tensor:
+    """Label map, H x W, of a picture on grey; objects: colour, place, strength against the background, which has 1."""
+    image = torch.tensor(GREY)[:, None, None].expand(3, H, W).clone()
+    for colour, where in picture:
+        image[:, *where] = torch.tensor(colour)[:, None, None]
+    weights = torch.ones(1, len(objects) + 1, H, W)
+    weights[:, 1:] = 0
+    for i, (_, where, strength) in enumerate(objects):
+        weights[0, i + 1, *where] = strength
+    weights /= weights.sum(dim=1, keepdim=True)
+    layers = torch.tensor([colour for colour, _, _ in objects]).view(1, -1, 3, 1, 1)
+    off = errors(image[None], torch.tensor(GREY).view(1, 3, 1, 1).expand(1, 3, H, W), layers.expand(-1, -1, -1, H, W))
+    return ownership(weights, *off, owned(weights), noise=0.15).argmax(dim=1)[0]
+
+
+def test_of_two_slots_on_one_object_one_owns_it() -> None:
+    """Even where the other is in front in a part of it."""
+    whole, part = (slice(4, 14), slice(5, 17)), (slice(4, 9), slice(5, 17))
+    labels = told_apart([(RED, whole, 50.0), ([0.78, 0.12, 0.1], part, 60.0)], [(RED, whole)])
+    assert labels.unique(return_counts=True)[1].tolist() == [H * W - 120, 120]
+    alike = told_apart([(RED, whole, 50.0), (RED, whole, 50.0)], [(RED, whole)])
+    assert alike.unique(return_counts=True)[1].tolist() == [H * W - 120, 120]
+
+
+def test_an_object_in_front_of_another_stays() -> None:
+    """Also where it is small, and all around it the other."""
+    whole, inside = (slice(4, 14), slice(5, 17)), (slice(7, 10), slice(8, 12))
+    labels = told_apart([(RED, whole, 50.0), (BLUE, inside, 400.0)], [(RED, whole), (BLUE, inside)])
+    assert labels.unique(return_counts=True)[1].tolist() == [H * W - 120, 108, 12]
+
+
+def test_neighbours_of_one_colour_stay() -> None:
+    left, right = (slice(4, 14), slice(5, 11)), (slice(4, 14), slice(11, 17))
+    labels = told_apart([(RED, left, 50.0), (RED, right, 50.0)], [(RED, left), (RED, right)])
+    assert labels.unique(return_counts=True)[1].tolist() == [H * W - 120, 60, 60]
+
+
+def test_what_the_background_shows_as_well_is_no_object() -> None:
+    where = (slice(4, 14), slice(5, 17))
+    assert not told_apart([([0.52, 0.5, 0.48], where, 50.0)], []).any()
+    assert told_apart([(RED, where, 50.0)], [([0.7, 0.2, 0.2], where)]).any()

@@ -4,6 +4,9 @@ Ours, not the paper's, whose masks are the layers with the largest weights. Thos
 is looked at: outlines are drawn by a small glimpse generator and are a pixel off here and there. But the layers also
 say which colours to expect, and Bayes' rule puts both together: the weight is the prior, a normal distribution around
 the layer's colour the likelihood, and what a pixel belongs to the posterior.
+
+An object that nobody would miss owns nothing: another layer shows nearly the same in most of its pixels. Such are the
+second of two slots on one object, and slots that draw what the background shows as well.
 """
 
 from __future__ import annotations
@@ -16,6 +19,12 @@ __all__ = ["SMALLEST", "owned", "ownership"]
 
 SMALLEST = 0.002
 """Objects that would own less of the picture than this, by their weights, own nothing; the same as for regions."""
+
+MOST = 0.5
+"""An object may be needless if one other layer would own this part of its pixels without it."""
+
+SAME = 0.5
+"""It is if that layer explains these pixels worse by less than so many nats each."""
 
 STEEPEST = 60.0
 """Largest logarithm of a likelihood against that of the layer with the largest weight, so that float32 holds it."""
@@ -42,9 +51,36 @@ def ownership(weights: Tensor, behind: Tensor, errors: Tensor, objects: Tensor, 
     Returns:
         B x L x H x W, sums to one over the layers; 0 wherever the weight is.
     """
+    off = torch.cat([behind[:, None], errors], dim=1).div_(2 * noise**2)  # nats
+    first = _posterior(weights, off, objects)
+    needless = _needless(first, off)
+    return _posterior(weights, off, objects & ~needless) if needless.any() else first
+
+
+def _posterior(weights: Tensor, off: Tensor, objects: Tensor) -> Tensor:
+    """Weights times likelihoods, shared out; off: B x L x H x W, minus the logarithm of the likelihoods."""
     prior = weights * functional.pad(objects, (1, 0), value=True)[:, :, None, None]
-    off = torch.cat([behind[:, None], errors], dim=1)
     # The reference with which the sum below is never nearly 0.
-    off -= off.gather(1, prior.max(dim=1, keepdim=True).indices)
-    posterior = off.mul_(-1 / (2 * noise**2)).clamp_max_(STEEPEST).exp_().mul_(prior)
+    posterior = off.gather(1, prior.max(dim=1, keepdim=True).indices) - off
+    posterior.clamp_max_(STEEPEST).exp_().mul_(prior)
     return posterior.div_(posterior.sum(dim=1, keepdim=True).clamp_min_(torch.finfo(posterior.dtype).tiny))
+
+
+def _needless(posterior: Tensor, off: Tensor) -> Tensor:
+    """Objects that nobody would miss, B x K; of two that could stand in for each other, the one with fewer pixels."""
+    b, layers = posterior.shape[:2]
+    owner = posterior.max(dim=1, keepdim=True).indices  # B x 1 x H x W
+    heir = posterior.scatter(1, owner, -1.0).max(dim=1, keepdim=True).indices
+    loss = off.gather(1, heir) - off.gather(1, owner)
+    pair = (owner * layers + heir).flatten(1)
+    pixels, lost = (
+        loss.new_zeros(b, layers * layers).scatter_add_(1, pair, each).view(b, layers, layers)
+        for each in (torch.ones_like(loss).flatten(1), loss.flatten(1))
+    )  # by owner and heir
+    area = pixels.sum(dim=2)
+    needless = (pixels > 0) & (pixels >= MOST * area[:, :, None]) & (lost < SAME * pixels)
+    needless[:, 0] = False  # the background
+    number = torch.arange(layers, device=area.device)
+    later = number[:, None] > number
+    smaller = (area[:, :, None] < area[:, None]) | ((area[:, :, None] == area[:, None]) & later)
+    return (needless & (smaller | ~needless.mT)).any(dim=2)[:, 1:]
