@@ -101,13 +101,13 @@ def forwards(model: AstSeg, images: Tensor) -> dict[str, Callable[[], Tensor]]:
     """Ways from images to labels B x H x W."""
 
     def as_in_training() -> Tensor:
-        labels: Tensor = model(images).weights.argmax(dim=1)
+        labels: Tensor = model(images).ownership.argmax(dim=1)
         return labels
 
     def ours(half: bool) -> Tensor:
         device = images.device.type
         with inference(model), torch.autocast(device, torch.bfloat16) if half else nullcontext():
-            labels: Tensor = model(images, layers=False).weights.argmax(dim=1)
+            labels: Tensor = model(images, layers=False).ownership.max(dim=1).indices
             return labels
 
     return {
