@@ -165,6 +165,21 @@ def test_what_evaluate_does_not_take(copied: Path, tmp_path: Path, capsys: pytes
     assert not (copied / "run-0" / "metrics.json").exists()
 
 
+@pytest.mark.parametrize(("noise", "told"), [("0", ""), ("0.25", ", masks by weights and colours (0.25)")])
+def test_by_what_pixels_choose_their_layer(
+    noise: str, told: str, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(f"evaluate {copied}/run-0 {copied}/desk --colour-noise {noise}".split()) == 0
+    assert read(copied / "run-0" / "metrics.json")["colour_noise"] == float(noise)
+    assert " ".join(capsys.readouterr().out.split()).endswith(f"crop 0.8{told}")
+
+
+@pytest.mark.parametrize("noise", ["-0.1", "nan", "inf"])
+def test_a_noise_that_is_none(noise: str, copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(f"evaluate {copied}/run-0 {copied}/desk --colour-noise={noise}".split()) == 2
+    assert "expected 0 (off) or more" in capsys.readouterr().err
+
+
 # Parts
 
 
@@ -209,4 +224,6 @@ def test_every_published_figure_has_a_source() -> None:
 
 
 def test_circumstances_in_words() -> None:
-    assert described(measured({}).circumstances) == "protocol astseg, 1 images of d, split all (ab), 20x28, crop 1"
+    plain = "protocol astseg, 1 images of d, split all (ab), 20x28, crop 1"
+    assert described(measured({}, colour_noise=0.0).circumstances) == plain
+    assert described(measured({}, colour_noise=0.15).circumstances) == f"{plain}, masks by weights and colours (0.15)"

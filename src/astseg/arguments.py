@@ -161,6 +161,9 @@ class Evaluate(Taken):
     """Data set whose published figures the table holds; by default that of the run's preset."""
     protocol: Literal["astseg", "reference", "clevrtex", "genesis"] = "astseg"
     """How the figures are defined: docs/evaluation.md."""
+    colour_noise: float | None = None
+    """By how much colours may be off by which pixels choose their layer too; 0: by the layer weights alone, as
+    published; by default as the run has it."""
     batch_size: int = 64
     """Images at a time."""
 
@@ -168,8 +171,10 @@ class Evaluate(Taken):
         """Check what no configuration checks.
 
         Raises:
-            UserError: Fewer than two paths, or a run twice.
+            UserError: Fewer than two paths, a run twice, or a noise below 0.
         """
+        if self.colour_noise is not None and not 0 <= self.colour_noise < math.inf:
+            raise UserError(f"--colour-noise is {self.colour_noise}, expected 0 (off) or more")
         if len(self.paths) < 2:
             raise UserError("evaluate wants a run folder (or several) and then the scenes: astseg evaluate RUN DATA")
         if len(set(self.runs)) < len(self.runs):

@@ -221,6 +221,8 @@ def evaluate_run(command: arguments.Evaluate, console: Console) -> int:
 def measure(command: arguments.Evaluate, run: Path, console: Console, team: Team) -> Measured:
     """One run of ``astseg evaluate``, with what its figures mean nothing without."""
     model, config = load_model(run)
+    if command.colour_noise is not None:
+        model.colour_noise = command.colour_noise
     _, about = RunFolder(run).load_config()
     source = open_source(command.data, command.reading)
     cropped = isinstance(source, CachedSource)  # when it was prepared
@@ -248,6 +250,7 @@ def measure(command: arguments.Evaluate, run: Path, console: Console, team: Team
         )
     circumstances = {
         "protocol": result.protocol,
+        "colour_noise": model.colour_noise,
         "data": str(command.data),
         "split": command.split,
         "split_hash": split_hash,

@@ -29,7 +29,8 @@ class Measured:
     Attributes:
         run: Its folder.
         result: The figures.
-        circumstances: What a figure means nothing without: protocol, data, split, split_hash, count, size, crop, seed.
+        circumstances: What a figure means nothing without: protocol, data, split, split_hash, count, size, crop,
+            seed, and by what pixels choose their layer.
         preset: Name of its preset.
     """
 
@@ -119,8 +120,11 @@ def described(circumstances: dict[str, Any]) -> str:
     >>> described({"protocol": "astseg", "count": 50, "split": "test", "split_hash": "ab", "size": [64, 48],
     ...            "crop": 0.8, "data": "clevr"})
     'protocol astseg, 50 images of clevr, split test (ab), 64x48, crop 0.8'
+
+    How pixels choose their layer is told where that is not by the layer weights alone.
     """
     values = {**circumstances, "size": "x".join(map(str, circumstances["size"]))}
+    noise = circumstances.get("colour_noise", 0)
     return (
         "protocol {protocol}, {count} images of {data}, split {split} ({split_hash}), {size}, crop {crop:g}"
-    ).format(**values)
+    ).format(**values) + (f", masks by weights and colours ({noise:g})" if noise else "")

@@ -93,6 +93,7 @@ def demo_in(folder: RunFolder, command: Demo, console: Console) -> Evaluation:
         "seed": command.seed,
         "family": command.family,
         "protocol": result.protocol,
+        "colour_noise": model.colour_noise,
         "train_scenes": len(train_scenes),
     }
     write_card(folder, config, about, metrics)

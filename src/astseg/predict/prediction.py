@@ -1,7 +1,8 @@
 """From the model's output to what a user wants of it: a label map, a list of objects, layers, at the picture's size.
 
-The layers' weights are enlarged smoothly and compared at the picture's own size, so that outlines are smooth instead of
-enlarged pixels. Source of what decides a pixel: the supplement's Algorithm 2; boxes and visibility are ours.
+What pixels belong to is enlarged smoothly and compared at the picture's own size, so that outlines are smooth instead
+of enlarged pixels. Source of what decides a pixel: the supplement's Algorithm 2, and :mod:`astseg.model.ownership`;
+boxes and visibility are ours.
 """
 
 from __future__ import annotations
