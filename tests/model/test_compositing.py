@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from astseg.model import compositing
-from astseg.model.compositing import draw_and_blend
+from astseg.model import windows as drawing
+from astseg.model.compositing import colour_errors, draw_and_blend
 from astseg.ops import blend_layers, place_glimpses
 
 B, K, H, W, G = 2, 3, 20, 28, 8
@@ -84,7 +84,7 @@ def test_how_many_are_drawn_together_does_not_matter(
 ) -> None:
     given = inputs()
     together = draw_and_blend(*given, windows=windows)
-    monkeypatch.setattr(compositing, limit, 1)
+    monkeypatch.setattr(drawing, limit, 1)
     alone = draw_and_blend(*given, windows=windows)
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-12)
     for one, other in zip(gradients(alone, given), gradients(together, given), strict=True):
@@ -92,8 +92,8 @@ def test_how_many_are_drawn_together_does_not_matter(
 
 
 def test_windows_of_a_group_are_of_similar_size() -> None:
-    assert compositing._group_sizes([100.0, 60.0, 50.0, 49.0, 10.0, 4.0]) == [3, 1, 1, 1]
-    assert compositing._group_sizes([]) == []
+    assert drawing._group_sizes([100.0, 60.0, 50.0, 49.0, 10.0, 4.0]) == [3, 1, 1, 1]
+    assert drawing._group_sizes([]) == []
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
@@ -135,3 +135,20 @@ def test_what_has_diverged_comes_out_as_nan(windows: bool) -> None:
     assert reconstruction[0].isfinite().all()
     assert reconstruction[1].isnan().any()
     assert weights[1, 3].isnan().any()
+
+
+@WINDOWS
+def test_colour_errors_are_those_of_the_layers(windows: bool) -> None:
+    """Wherever an object has any weight."""
+    glimpses, position, scale, *_ = inputs()
+    images = uniform(B, 3, H, W, seed=9)
+    layers = place_glimpses(glimpses, position, scale, image_size=(H, W))
+    expected = (layers[:, :, :3] - images[:, None]).square().sum(dim=2)
+    drawn = torch.tensor([[True, False, True], [False, True, True]])
+    for some in (None, drawn):
+        found = colour_errors(glimpses, position, scale, images, windows=windows, drawn=some)
+        looked_at = (layers[:, :, 3] > 0) & (drawn[:, :, None, None] if some is not None else True)
+        assert looked_at.any()
+        torch.testing.assert_close(found[looked_at], expected[looked_at], rtol=1e-9, atol=1e-9)
+    if windows:
+        assert (found[~drawn] == 0).all()
