@@ -100,13 +100,23 @@ def test_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> No
             tell(reporter, "objects", step, a=0.25)
         reporter.say("picture [1]")
     told = text.getvalue().splitlines()
-    assert told[0] == "objects    step 10 (10 %)  2.2 steps/s  0:40 left  a 0.25"
+    assert told[0] == "objects    step 10 (10 %)  2.0 steps/s  0:40 left  a 0.25"
     assert told[1:] == ["picture [1]"]  # the next ones came within ten seconds
     monkeypatch.setattr(progress, "PRINT_SECONDS", 0.0)
     with Reporter(console=Console(file=text, force_terminal=False, width=40)) as reporter:
         for step in range(20):
             tell(reporter, "objects", step, a=0.25)
     assert len(text.getvalue().splitlines()) == 4
+
+
+def test_a_single_step_tells_neither_speed_nor_time() -> None:
+    """A phase may begin with a line of its own; how long its first step took is not known then."""
+    text = io.StringIO()
+    with Reporter(console=Console(file=text, force_terminal=False, width=40)) as reporter:
+        tell(reporter, "guided", 30, a=0.25)
+        reporter.flush()
+        tell(reporter, "objects", 31, steps=32, a=0.5)
+    assert text.getvalue().splitlines() == ["guided     step 31 (31 %)  a 0.25", "objects    step 32 (100 %)  a 0.5"]
 
 
 def test_a_line_on_a_terminal_is_gone_at_the_end() -> None:

@@ -123,7 +123,7 @@ class Reporter:
         """
         if phase != self.phase:
             self.flush()
-            self.phase, self.begin, self.printed = phase, (seconds, step), -math.inf
+            self.phase, self.begin, self.printed = phase, (seconds, step + 1), -math.inf  # its first step has ended
         if losses.keys() != self.sums.keys():  # a loss that begins or ends has its own mean
             self.flush()
         for name, value in losses.items():
@@ -175,13 +175,12 @@ class Reporter:
     def _show(self, step: int, position: int, steps: int, means: Mapping[str, float], seconds: float) -> None:
         if self.console is None:
             return
-        rate = (step - self.begin[1]) / max(1e-6, seconds - self.begin[0])
-        pace = position / max(1e-6, seconds)  # schedule steps a second: the clock may be ahead of the steps
-        numbers = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
-        line = (
-            f"{self.phase:<10} step {step} ({100 * position // steps} %)  {rate:.1f} steps/s"
-            f"  {spelled_time((steps - position) / max(pace, 1e-6))} left  {numbers}"
-        )
+        told = [f"{self.phase:<10} step {step} ({100 * position // steps} %)"]
+        timed, elapsed = step - self.begin[1], seconds - self.begin[0]
+        if timed > 0 and elapsed > 0:  # the first step of a phase, slower than the rest, tells nothing of them
+            pace = position / seconds  # schedule steps a second: the clock may be ahead of the steps
+            told += [f"{timed / elapsed:.1f} steps/s", f"{spelled_time((steps - position) / pace)} left"]
+        line = "  ".join([*told, *(f"{name} {value:.4g}" for name, value in means.items())])
         if self.live is not None:
             self.live.update(Text(line, overflow="ellipsis", no_wrap=True))
         elif time.monotonic() - self.printed >= PRINT_SECONDS or position >= steps:
