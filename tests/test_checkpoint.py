@@ -9,18 +9,17 @@ import pytest
 import torch
 from torch import nn
 
+from safetensors.torch import load_file, save_file
+
 from astseg.checkpoint import RunFolder, TrainingState, load_model, write_json
 from astseg.config import BackgroundConfig, Config, ObjectsConfig, to_dict
+from astseg.durable import header
 from astseg.model.scene import AstSeg, build
 from astseg.types import UserError
 from tiny import PAPER_FORM
 
 CONFIG = PAPER_FORM
 ABOUT: dict[str, Any] = {"preset": "small", "seed": 7, "fingerprint": "abc", "data": "scenes"}
-
-
-class Killed(BaseException):
-    """As if the process had ended here."""
 
 
 @pytest.fixture
@@ -113,6 +112,45 @@ def test_runs_from_before_there_were_variants(run: RunFolder) -> None:
     assert run.load_config() == (CONFIG, {"seed": 3})
 
 
+def test_the_weights_that_reconstruct_best_are_kept(run: RunFolder) -> None:
+    file = run.path / "best.safetensors"
+    for step, reconstruction, best in [(1, 0.5, 1), (2, 0.75, 1), (3, 0.25, 3), (4, 0.25, 3), (5, 0.125, 5)]:
+        run.keep_best(linear(float(step)), reconstruction, phase="joint", step=step)
+        assert header(file)["step"] == str(best)
+        assert torch.equal(load_file(file)["bias"], torch.full((2,), float(best)))
+    about = header(file)
+    assert len(about.pop("sha256")) == 64
+    assert about == {"reconstruction": "0.125", "phase": "joint", "step": "5"}
+
+
+@pytest.mark.parametrize("about", [None, {"step": "1"}, {"reconstruction": "good"}])
+def test_best_weights_of_unknown_worth_are_replaced(run: RunFolder, about: dict[str, str] | None) -> None:
+    run.path.mkdir()
+    file = run.path / "best.safetensors"
+    file.write_bytes(b"broken")
+    if about is not None:
+        save_file({"bias": torch.ones(2)}, file, about)
+    run.keep_best(linear(3.0), 9.0, phase="objects", step=3)
+    assert header(file)["reconstruction"] == "9.0"
+
+
+def test_a_locked_folder_is_not_locked_again(run: RunFolder) -> None:
+    with run.lock():
+        assert (run.path / ".lock").exists()
+        with pytest.raises(UserError, match=r"run' is being trained by process"):
+            run.lock().__enter__()
+
+
+def test_without_a_listener_a_broken_state_is_told_by_a_warning(run: RunFolder) -> None:
+    """It names the line that asked for the state."""
+    for step in (1, 2):
+        run.save_state(TrainingState("joint", step, 1.0, 2.0, 7), linear(0), None)
+    (run.path / "training_state" / "model.safetensors").write_bytes(b"broken")
+    with pytest.warns(UserWarning, match=r"is broken \(.*\): going on from the state before it") as told:
+        RunFolder(run.path).load_state()
+    assert [warning.filename for warning in told] == [__file__]
+
+
 def test_broken_and_other_weights(run: RunFolder) -> None:
     run.save_config(CONFIG)
     file = run.path / "model.safetensors"
@@ -203,6 +241,12 @@ def test_a_folder_of_scenes_may_become_a_run(tmp_path: Path) -> None:
     RunFolder(tmp_path).begin(CONFIG, ABOUT)
 
 
+@pytest.mark.parametrize("left", [".lock", "config.json.part"])
+def test_what_a_run_leaves_that_was_killed_as_it_began_is_no_obstacle(tmp_path: Path, left: str) -> None:
+    (tmp_path / left).touch()
+    RunFolder(tmp_path).begin(CONFIG, ABOUT)
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot be written"):
@@ -229,6 +273,14 @@ def test_the_log_is_cut_back_to_the_state(run: RunFolder) -> None:
         run.trim_log(phase, step)
         assert run.log_path.read_text() == "".join(lines[:kept])
     assert [path.name for path in run.path.iterdir()] == ["log.jsonl"]
+
+
+def test_a_broken_line_of_the_log_is_dropped_alone(run: RunFolder) -> None:
+    run.path.mkdir()
+    before, after = b'{"phase": "joint", "step": 1}\n', b'{"phase": "joint", "step": 2}\n'
+    run.log_path.write_bytes(before + b'{"phase": "\xff\n' + b"[]\n" + b'{"phase": "lunch", "step": 1}\n' + after)
+    run.trim_log("joint", 2)
+    assert run.log_path.read_bytes() == before + after
 
 
 def test_begin_cuts_the_log(run: RunFolder) -> None:

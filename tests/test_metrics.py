@@ -270,6 +270,20 @@ def test_golden_clevrtex(golden: dict[str, np.ndarray]):
     assert not values["ARI"].isnan().any()
 
 
+def test_clevrtex_metrics_of_masks_of_one_pixel_by_hand():
+    """Truth 000 112, prediction 000 102: IoU 3/4, 1/2 and 1; the highest label of both is left out of mSC alone."""
+    values = clevrtex_metrics(labels([0, 0, 0], [1, 1, 2]), labels([0, 0, 0], [1, 0, 2]), slots=2)
+    assert values["acc"].item() == 1
+    assert values["mIoU"].item() == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
+    assert values["mSC"].item() == pytest.approx((3 * 3 / 4 + 2 * 1 / 2) / (3 + 2))
+
+
+def test_clevrtex_metrics_of_a_single_object_without_background_have_no_foreground_average():
+    values = clevrtex_metrics(labels([1, 1, 1]), labels([1, 1, 1]), slots=2)
+    assert values["mIoU"].item() == values["DICE"].item() == 1
+    assert values["mIoU_fg"].isnan().all() and values["DICE_FG"].isnan().all()
+
+
 # Strict inputs.
 
 

@@ -60,6 +60,16 @@ def test_full_precision_suspends_autocast() -> None:
     assert (inside.dtype, outside.dtype) == (torch.float32, torch.bfloat16)
 
 
+@pytest.mark.parametrize("size", [(5, 7), (1, 1)])
+def test_device_and_precision_are_those_of_the_inputs(size: tuple[int, int]) -> None:
+    """Tensors without memory stand for those of a GPU: they do not mix with the processor's."""
+    there: dict[str, Any] = {"device": torch.device("meta"), "dtype": torch.float64}
+    logits, features, position = (torch.empty(B, K, *rest, **there) for rest in (size, size, (2,)))
+    read = sampling_weights(position[..., 0], position[..., 1], image_side=9, glimpse_side=4)
+    for made in (cell_positions(*size, **there), *attention_pool(logits, features), read):
+        assert (made.device.type, made.dtype) == ("meta", torch.float64)
+
+
 # Soft-argmax
 
 
@@ -86,6 +96,14 @@ def test_attention_pool_is_golden(scaling: str, golden_arrays: Callable[[str], d
     attention, pooled = attention_pool(maps[:, :3], maps[:, 3:])
     torch.testing.assert_close(attention, golden[f"{scaling}_attention"], rtol=0, atol=1e-6)
     torch.testing.assert_close(pooled.transpose(0, 1), golden[f"{scaling}_pooled_latents"], rtol=0, atol=1e-6)
+
+
+def test_double_precision_is_not_lost_on_the_way() -> None:
+    logits = normal(B, K, 5, 7, dtype=torch.float64)
+    _, pooled = attention_pool(logits, normal(B, F, 5, 7, dtype=torch.float64))
+    x = torch.linspace(-1, 1, 7, dtype=torch.float64)
+    expected = (logits.flatten(2).softmax(2).view(B, K, 5, 7) * x).sum(dim=(2, 3))
+    torch.testing.assert_close(pooled[..., 0], expected, rtol=0, atol=1e-14)
 
 
 def test_attention_sums_to_one() -> None:
@@ -286,6 +304,16 @@ def test_extreme_activations_neither_overflow_nor_vanish(objects: float, backgro
         assert tensor.grad.isfinite().all()
 
 
+def test_an_extreme_image_leaves_the_others_of_its_batch_alone() -> None:
+    layers, masks, background = uniform(B, K, 3, H, W), uniform(B, K, H, W, seed=1), uniform(B, 3, H, W, seed=2)
+    activation = normal(B, K)
+    activation[0, 1] = 1e4
+    together = blend_layers(layers, masks, activation, background, torch.tensor(1.0))
+    alone = blend_layers(layers[1:], masks[1:], activation[1:], background[1:], torch.tensor(1.0))
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one[1:], other)
+
+
 def test_bfloat16_blending_is_near() -> None:
     weights, reconstruction, *_ = blend(normal(B, K), torch.tensor(1.0))
     near_weights, near, *_ = blend(normal(B, K).bfloat16(), torch.tensor(1.0).bfloat16(), dtype=torch.bfloat16)
@@ -327,3 +355,11 @@ def test_a_placed_glimpse_is_cropped_as_it_was() -> None:
     position, scale = torch.tensor([[[4 / 32, -6 / 24]]]), torch.tensor([[[32 / 8, 24 / 8]]])
     placed = place_glimpses(glimpses, position, scale, image_size=(24, 32)).squeeze(1)
     torch.testing.assert_close(crop_glimpses(placed, position, scale, side=8), glimpses, atol=1e-5, rtol=1e-5)
+
+
+def test_bfloat16_crops() -> None:
+    images, position = uniform(B, 3, H, W), 2 * uniform(B, K, 2, seed=1) - 1
+    scale = 1.3 + uniform(B, K, 2, seed=2)
+    crops = crop_glimpses(images.bfloat16(), position, scale, side=7)
+    assert crops.dtype == torch.bfloat16
+    torch.testing.assert_close(crops.float(), crop_glimpses(images, position, scale, side=7), rtol=0, atol=0.02)

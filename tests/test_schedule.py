@@ -47,6 +47,11 @@ def test_learning_rate_without_warmup_starts_full() -> None:
     assert learning_rate(0, rate=3e-4, warmup=0, steps=100) == 3e-4
 
 
+def test_learning_rate_has_dropped_where_the_warmup_ends_no_earlier() -> None:
+    """The full rate begins with the iteration of the warm-up's number, unless the drop has come."""
+    assert learning_rate(9, rate=1.0, warmup=10, steps=10) == 0.1
+
+
 def test_learning_rate_without_decay_stays_full() -> None:
     assert learning_rate(99, rate=3e-4, warmup=5, steps=100, decay=1.0) == 3e-4
 
@@ -123,6 +128,7 @@ def test_cosine_rate_rises_falls_and_leaves_the_floor():
     assert rate(9) == pytest.approx(1e-3, rel=1e-3)
     assert rate(499) == pytest.approx(1e-3 * 0.51)
     assert rate(999) == pytest.approx(2e-5)
+    assert rate(1500) == pytest.approx(2e-5)  # it does not rise again
     assert cosine_rate(0, rate=1e-3, warmup=0, steps=1000) == pytest.approx(1e-3, rel=1e-3)
 
 

@@ -43,7 +43,7 @@ FORMAT = 1
 
 
 def _warn(line: str) -> None:
-    warnings.warn(line, stacklevel=3)
+    warnings.warn(line, stacklevel=5)  # the caller of `load_state` or `restore`
 
 
 class RunFolder:
