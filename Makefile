@@ -10,7 +10,9 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 # Tried in this order; `make PYTHON=/path/to/python3 ...` names another.
 PYTHON := python3.11 python3 python3.14 python3.13 python3.12
 
-.PHONY: help demo test test-all test-oldest check clean
+OLDEST := .venv-oldest
+
+.PHONY: help demo test test-all test-oldest mutants check clean
 .DELETE_ON_ERROR:
 
 help:  ## list these targets
@@ -22,15 +24,18 @@ demo: $(READY)  ## train on made-up scenes, small enough for a laptop; results i
 test: $(READY)  ## run the fast tests and the examples in docstrings
 	$(BIN)/python -m pytest
 
-test-all: $(READY)  ## run every test: slow ones too, real data (ASTSEG_DATASETS=folder) and GPU where present
+test-all: $(READY)  ## run every test: slow ones, real data (ASTSEG_DATASETS=folder) and GPU where present, then test-oldest
 	$(BIN)/python -m pytest -m "" -rs
+	$(MAKE) test-oldest
 
-test-oldest:  ## the fast tests with the oldest versions that pyproject.toml allows; downloads some GB
-	rm -rf .venv-oldest
-	python3.11 -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet --requirement requirements-oldest.txt 'setuptools>=77'
-	.venv-oldest/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	.venv-oldest/bin/python -m pytest
+test-oldest: $(OLDEST)/.ready  ## the fast tests with the oldest versions that pyproject.toml allows; downloads 3 GB once
+	$(OLDEST)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(OLDEST)/bin/python -m pytest
+
+mutants: $(READY)  ## change one spot of the code after another and see whether the tests notice; an hour
+	$(BIN)/python -m pip install --quiet mutmut==3.8.1
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run
+	$(BIN)/mutmut results
 
 check: $(READY)  ## format, lint and types, as CI does
 	$(BIN)/ruff format --check .
@@ -38,7 +43,7 @@ check: $(READY)  ## format, lint and types, as CI does
 	$(BIN)/mypy
 
 clean:  ## remove .venv, caches and builds; runs/ stays
-	rm -rf $(VENV) .venv-newer .venv-oldest build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-newer $(OLDEST) mutants build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests examples benchmarks -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(LOCKED): requirements.lock
@@ -57,6 +62,12 @@ $(LOCKED): requirements.lock
 	  PIP_EXTRA_INDEX_URL="$$PIP_EXTRA_INDEX_URL $(TORCH_INDEX)" \
 	    $(BIN)/python -m pip install --quiet --requirement requirements.lock; \
 	}
+	@touch $@
+
+$(OLDEST)/.ready: requirements-oldest.txt
+	@rm -rf $(OLDEST)
+	python3.11 -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --requirement requirements-oldest.txt 'setuptools>=77'
 	@touch $@
 
 $(READY): $(LOCKED) pyproject.toml
