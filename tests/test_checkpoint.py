@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from astseg.checkpoint import RunFolder, TrainingState, load_model, write_json
 from astseg.config import BackgroundConfig, Config, ObjectsConfig, to_dict
