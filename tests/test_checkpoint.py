@@ -1,6 +1,7 @@
 """The run folder: written whole or not at all, read strictly, refused where it is another run."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,11 @@ def test_loading_what_is_not_there(tmp_path: Path, run: RunFolder) -> None:
         ('{"model": {"slotz": 3}, "background": {}, "objects": {}}', r"'model.slotz' is not a setting: .* 'slots'"),
         ('{"model": 3, "background": {}, "objects": {}}', r"model is 3, expected names and values"),
         (b"\xff\xfe", r"config.json' is broken"),
+        ('{"format": 0}', r"config.json' is broken \(format is 0, expected a whole number from 1\): restore it"),
+        ('{"format": 1.5}', r"\(format is 1.5, expected a whole number from 1\)"),
+        ('{"format": true}', r"\(format is True, expected a whole number from 1\)"),
+        ('{"format": "1"}', r"\(format is '1', expected a whole number from 1\)"),
+        ('{"format": 2}', r"config.json' is of format 2, and this astseg reads up to 1: install a newer astseg"),
     ],
 )
 def test_a_broken_configuration(run: RunFolder, text: str | bytes, message: str) -> None:
@@ -158,6 +164,11 @@ def test_broken_and_other_weights(run: RunFolder) -> None:
     with pytest.raises(UserError, match=r"model.safetensors' is broken \(.*\): restore it or train again") as error:
         load_model(run.path)
     one_line(error)
+    run.save_weights(built())
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"is broken \(its SHA-256 is not that of its header: it was changed"):
+        load_model(run.path)
     run.save_weights(nn.Linear(3, 2))
     with pytest.raises(UserError, match=r"does not fit the model that config.json describes: .*[Mm]issing") as error:
         load_model(run.path)
@@ -283,7 +294,14 @@ def test_a_broken_line_of_the_log_is_dropped_alone(run: RunFolder) -> None:
 
 
 def test_begin_cuts_the_log(run: RunFolder) -> None:
+    def log(*steps: int) -> str:
+        return "".join(json.dumps({"phase": "background", "step": step}) + "\n" for step in steps)
+
     run.begin(CONFIG, ABOUT)
-    run.log_path.write_text('{"phase": "joint", "step": 3}\n')
+    run.log_path.write_text(log(0, 1, 2, 3))
+    run.save_state(TrainingState("background", 2, 1.0, 0.0, 7), linear(0), None)
+    run.begin(CONFIG, ABOUT)
+    assert run.log_path.read_text() == log(0, 1, 2)
+    shutil.rmtree(run.path / "training_state")
     run.begin(CONFIG, ABOUT)  # there is no state: the run starts again
-    assert run.log_path.read_text() == ""
+    assert run.log_path.read_text() == log(0)

@@ -257,6 +257,11 @@ def test_labels_above_slots_count_by_default(golden: dict[str, np.ndarray]):
     assert all(value.item() == 1 for value in values.values())
 
 
+def test_the_first_label_above_slots_is_background_to_the_reference() -> None:
+    values = segmentation_metrics(labels([0, 0, 3, 1]), labels([0, 0, 0, 1]), slots=2)
+    assert values["ari"].item() == values["ari_fg"].item() == 1
+
+
 def test_golden_clevrtex(golden: dict[str, np.ndarray]):
     values = clevrtex_metrics(*golden_labels(golden), slots=int(golden["K"]))
     assert list(values) == list(golden["clevrtex_columns"])

@@ -391,6 +391,9 @@ def test_any_changed_tensor_is_noticed_without_a_manifest(tmp_path: Path) -> Non
         file.write_bytes(data[:place] + bytes([data[place] ^ 4]) + (data[place + 1 :] if place < -1 else b""))
         with pytest.raises(durable.BrokenFileError, match="its SHA-256 is not that of its header"):
             durable.load_tensors(file)
+    file.write_bytes(data.replace(b'"b":', b'"c":'))  # the same numbers under another name
+    with pytest.raises(durable.BrokenFileError, match="its SHA-256 is not that of its header"):
+        durable.load_tensors(file)
 
 
 def test_a_store_says_what_it_is_told_to(tmp_path: Path) -> None:
