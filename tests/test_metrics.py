@@ -93,6 +93,11 @@ def test_masks_without_a_common_pixel_are_no_match():
     assert segmentation_metrics(truth, prediction * 2, slots=2)["miou"].item() == pytest.approx(0.75 / 3)
 
 
+def test_of_two_equally_good_matchings_the_one_of_more_masks_counts():
+    """IoU 1/9, 1/2, 1/3 and 0, 1/6, 0: one match of 1/2 leaves four masks of five, two of 1/3 and 1/6 leave three."""
+    assert mean_iou(torch.tensor([[[1, 5, 3], [0, 1, 0]]])).item() == pytest.approx((1 / 3 + 1 / 6) / 3)
+
+
 def test_squared_error_is_a_sum_over_channels_and_pixels():
     images = torch.rand(2, 3, 5, 7)
     error = squared_error(images + torch.tensor([0.5, 0.25]).view(2, 1, 1, 1), images)
@@ -204,6 +209,13 @@ def test_ari_of_equal_trivial_partitions_is_one(size: tuple[int, ...]):
     for prediction in (single, single.flip(2)):
         assert segmentation_metrics(single, prediction)["ari"].item() == 1
     assert segmentation_metrics(torch.full(size, 2), torch.full(size, 3))["ari"].item() == 1
+
+
+def test_ari_of_a_photograph_is_exact():
+    truth, prediction = random_labels(1, 4, (1, 240, 320)), random_labels(2, 3, (1, 240, 320))
+    prediction[:, 50:] = truth[:, 50:].clamp(max=3)
+    expected = adjusted_rand_score(truth.flatten(), prediction.flatten())
+    assert segmentation_metrics(truth, prediction)["ari"].item() == pytest.approx(expected, abs=1e-13)
 
 
 def test_ari_of_large_images_does_not_overflow():
