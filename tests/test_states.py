@@ -235,6 +235,17 @@ def json_or_none(data: bytes) -> Any:
         return None
 
 
+@pytest.mark.parametrize("name", [WEIGHTS, MOMENTS])
+def test_files_that_change_after_the_state_was_looked_at_are_noticed(run: RunFolder, name: str) -> None:
+    with_moments(run, 1)
+    assert run.load_state() == state_at(1)
+    file = run.path / "training_state" / name
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    model = linear(0.0)
+    with pytest.raises(UserError, match=rf"{name}' is broken \(its SHA-256 is not that of the manifest: it was cut"):
+        run.restore(model, torch.optim.Adam(model.parameters()))
+
+
 def test_moments_of_another_model(run: RunFolder) -> None:
     with_moments(run, 1)
     other = nn.Linear(5, 7)
