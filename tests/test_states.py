@@ -138,6 +138,10 @@ def change(values: dict[str, Any], **others: Any) -> bytes:
     return json.dumps({**values, **others}).encode()
 
 
+def without(values: dict[str, Any], name: str) -> bytes:
+    return json.dumps({key: value for key, value in values.items() if key != name}).encode()
+
+
 DAMAGES = {
     "truncated weights": (WEIGHTS, lambda data: data[:-5]),
     "flipped weights": (WEIGHTS, lambda data: data[:-3] + bytes([data[-3] ^ 1]) + data[-2:]),
@@ -152,6 +156,7 @@ DAMAGES = {
     "another step": (MANIFEST, lambda data: change(json.loads(data), step=9)),
     "another seed": (MANIFEST, lambda data: change(json.loads(data), seed=8)),
     "no digest of its own": (MANIFEST, lambda data: change(json.loads(data), sha256=None)),
+    "no digest at all": (MANIFEST, lambda data: without(json.loads(data), "sha256")),
     "no files": (MANIFEST, lambda data: change(json.loads(data), files={})),
     "no text": (MANIFEST, lambda data: b"\xff\xfe"),
     "nested": (MANIFEST, lambda data: b"[" * 100_000),
@@ -208,6 +213,26 @@ def test_states_that_are_all_damaged(run: RunFolder, told: list[str], kind: str)
     with pytest.raises(UserError, match=r"remove .*training_state and .*training_state.before to start afresh"):
         again(run, told).load_state()
     assert told == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("truncated weights", r"model.safetensors' is broken \(cut off or changed after it was written\)"),
+        ("no moments", r"optimizer.safetensors' is not there"),
+        ("half a manifest", r"state.json' is broken \((Expecting|Unterminated) [\w ']+: line \d.*\)"),
+        ("another step", r"state.json' is broken \(changed after it was written\)"),
+        (
+            "no digest at all",
+            r"state.json' is broken \(it has no checksum: an earlier version wrote it, or it was edited\)",
+        ),
+    ],
+)
+def test_a_damage_is_named(run: RunFolder, kind: str, reason: str) -> None:
+    with_moments(run, 1)
+    damage(run.path / "training_state", kind)
+    with pytest.raises(UserError, match=rf"{reason}: remove"):
+        RunFolder(run.path).load_state()
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -387,6 +412,16 @@ def test_weights_that_are_not_finite_are_refused(run: RunFolder) -> None:
         run.restore(linear(0.0))
 
 
+def test_weights_that_are_not_there_or_no_weights(tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    with pytest.raises(UserError, match=r"a.safetensors' is not there: the run holds no weights"):
+        states.load_weights(linear(0.0), file)
+    file.write_bytes(b"text")
+    for read in (durable.load_tensors, durable.header):
+        with pytest.raises(durable.BrokenFileError, match=r"^Error while deserializing:? [\w:. ]+$"):
+            read(file)
+
+
 def test_files_of_other_programs_have_no_digest_and_are_read(tmp_path: Path) -> None:
     save_file({"a": torch.arange(5)}, tmp_path / "a.safetensors")
     assert torch.equal(durable.load_tensors(tmp_path / "a.safetensors")["a"], torch.arange(5))
@@ -400,10 +435,10 @@ def test_any_changed_tensor_is_noticed_without_a_manifest(tmp_path: Path) -> Non
     assert load_file(file)["b"].shape == (2, 3)  # other programs read it too
     for place in (-1, -30):
         file.write_bytes(data[:place] + bytes([data[place] ^ 4]) + (data[place + 1 :] if place < -1 else b""))
-        with pytest.raises(durable.BrokenFileError, match="its SHA-256 is not that of its header"):
+        with pytest.raises(durable.BrokenFileError, match="^its SHA-256 is not that of its header"):
             durable.load_tensors(file)
     file.write_bytes(data.replace(b'"b":', b'"c":'))  # the same numbers under another name
-    with pytest.raises(durable.BrokenFileError, match="its SHA-256 is not that of its header"):
+    with pytest.raises(durable.BrokenFileError, match="^its SHA-256 is not that of its header"):
         durable.load_tensors(file)
 
 

@@ -14,7 +14,10 @@ __all__ = ["progress_bar"]
 @contextlib.contextmanager
 def progress_bar(console: Console, title: str, total: int | None) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal, nothing elsewhere; gives a function of the number done and the total."""
+    if not console.is_terminal:  # where a bar that is off leaves an empty line, before rich 14.3
+        yield lambda done, of: None
+        return
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=total)
         yield lambda done, of: bar.update(task, completed=done, total=of)
