@@ -135,7 +135,7 @@ def assert_losses_close(one: Path, other: Path, tolerance: float) -> None:
 
 
 def assert_close(one: Path, other: Path) -> None:
-    """The losses; and the weights to two steps of the background's rate, as Adam makes whole steps of gradients near 0."""
+    """The losses; and the weights to two steps of the background: Adam makes whole steps of gradients near 0 too."""
     assert_losses_close(one, other, tolerance=1e-5)
     weights, others = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
     for name in weights:
