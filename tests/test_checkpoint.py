@@ -147,7 +147,7 @@ def test_a_locked_folder_is_not_locked_again(run: RunFolder) -> None:
 
 
 def test_without_a_listener_a_broken_state_is_told_by_a_warning(run: RunFolder) -> None:
-    """It names the line that asked for the state."""
+    """It stands at the line that asked for the state."""
     for step in (1, 2):
         run.save_state(TrainingState("joint", step, 1.0, 2.0, 7), linear(0), None)
     (run.path / "training_state" / "model.safetensors").write_bytes(b"broken")
