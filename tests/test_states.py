@@ -422,6 +422,14 @@ def test_weights_that_are_not_there_or_no_weights(tmp_path: Path) -> None:
             read(file)
 
 
+def test_what_cannot_be_read_says_why(tmp_path: Path, read_only: Any) -> None:
+    with pytest.raises(durable.BrokenFileError, match="^it is no file$"):
+        durable.read(tmp_path)
+    (tmp_path / "secret").touch()
+    with read_only(tmp_path / "secret", 0), pytest.raises(durable.BrokenFileError, match="^Permission denied$"):
+        durable.read(tmp_path / "secret")
+
+
 def test_files_of_other_programs_have_no_digest_and_are_read(tmp_path: Path) -> None:
     save_file({"a": torch.arange(5)}, tmp_path / "a.safetensors")
     assert torch.equal(durable.load_tensors(tmp_path / "a.safetensors")["a"], torch.arange(5))
