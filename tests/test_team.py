@@ -22,6 +22,10 @@ from astseg.data.synthetic import render_scenes
 from astseg.states import TrainingState
 from astseg.team import ALONE, Onlooker, assembled
 from astseg.types import UserError
+from tiny import ROUNDS_ALIKE
+
+WEIGHTS = 1e-3 if ROUNDS_ALIKE else 4e-3
+"""By how much weights may differ; Adam makes whole steps of gradients near 0 too, and one of the background is 2e-3."""
 
 SETTINGS: dict[str, Any] = {
     "model": {
@@ -135,11 +139,10 @@ def assert_losses_close(one: Path, other: Path, tolerance: float) -> None:
 
 
 def assert_close(one: Path, other: Path) -> None:
-    """The losses; and the weights to two steps of the background: Adam makes whole steps of gradients near 0 too."""
     assert_losses_close(one, other, tolerance=1e-5)
     weights, others = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
     for name in weights:
-        torch.testing.assert_close(weights[name], others[name], rtol=1e-3, atol=4e-3)
+        torch.testing.assert_close(weights[name], others[name], rtol=1e-3, atol=WEIGHTS)
 
 
 def test_two_processes_have_the_losses_of_one(place: Path) -> None:
@@ -217,7 +220,7 @@ def test_under_torchrun(place: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     one, two = load_file(place / "one" / "model.safetensors"), load_file(tmp_path / "run" / "model.safetensors")
     for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=4e-3)
+        torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=WEIGHTS)
 
 
 def test_shares_make_up_the_batch() -> None:

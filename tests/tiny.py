@@ -2,7 +2,12 @@
 
 from typing import Any
 
+import torch
+
 from astseg.config import Config, ModelConfig
+
+ROUNDS_ALIKE = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
+"""Whether torch rounds a picture alike alone and in a batch, as the locked version does; older ones do not always."""
 
 MODEL = ModelConfig(
     image_size=(20, 28),

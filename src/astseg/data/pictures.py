@@ -96,9 +96,8 @@ def _decode(path: Path | IO[bytes], name: str, *, upright: bool) -> tuple[Image.
         if isinstance(path, os.PathLike) and not stat.S_ISREG(os.stat(path).st_mode):
             raise OSError("it is no file")  # a pipe or a device would be read for ever
         with Image.open(path) as image:
-            stored = (
-                str(image.tile[0][3]) if image.tile else image.mode
-            )  # its args, which have no name before Pillow 11
+            # The arguments of the first tile, which have no name before Pillow 11.
+            stored = str(image.tile[0][3]) if image.tile else image.mode
             image.load()
             if image.mode == "I" and image.format == "PNG":  # Pillow before 11 widens 16-bit grey
                 return Image.fromarray(np.asarray(image).astype(np.uint16)), stored
