@@ -285,6 +285,17 @@ def test_the_log_is_cut_back_to_the_state(run: RunFolder) -> None:
     assert [path.name for path in run.path.iterdir()] == ["log.jsonl"]
 
 
+def test_guided_steps_after_the_background_s_state_are_cut_from_the_log(run: RunFolder) -> None:
+    """The state between the two loops is called objects, step 0, and the steps after it guided."""
+    steps = [("background", 5), ("background", 6), ("guided", 1), ("guided", 2), ("objects", 3), ("joint", 4)]
+    lines = [json.dumps({"phase": phase, "step": step}) + "\n" for phase, step in steps]
+    run.path.mkdir()
+    for phase, step, kept in [("joint", 4, 6), ("done", 4, 6), ("objects", 3, 5), ("guided", 2, 4), ("objects", 0, 2)]:
+        run.log_path.write_text("".join(lines))
+        run.trim_log(phase, step)
+        assert run.log_path.read_text() == "".join(lines[:kept])
+
+
 def test_a_broken_line_of_the_log_is_dropped_alone(run: RunFolder) -> None:
     run.path.mkdir()
     before, after = b'{"phase": "joint", "step": 1}\n', b'{"phase": "joint", "step": 2}\n'

@@ -217,12 +217,17 @@ class RunFolder:
         for line in self.log_path.read_text(errors="replace").splitlines():
             try:
                 entry = json.loads(line)
-                is_told = (PHASES.index(entry["phase"]), entry["step"]) <= (PHASES.index(phase), step)
+                is_told = (_loop(entry["phase"]), entry["step"]) <= (_loop(phase), step)
             except (ValueError, KeyError, TypeError, RecursionError):  # the run was killed while it wrote this line
                 continue
             if is_told:
                 kept.append(line + "\n")
         write_durably(self.log_path, "".join(kept).encode())
+
+
+def _loop(phase: str) -> int:
+    """Which loop a phase belongs to; steps are counted through guided, objects and joint, whose order says nothing."""
+    return min(PHASES.index(phase), 1)
 
 
 def load_model(path: Path) -> tuple[AstSeg, Config]:
