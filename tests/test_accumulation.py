@@ -21,7 +21,7 @@ from astseg.progress import Reporter
 from astseg.team import ALONE, Team
 from astseg.train import Watch, train
 from astseg.types import SceneArrays, UserError
-from tiny import MODEL
+from tiny import MODEL, ROUNDS_ALIKE
 
 H, W = MODEL.image_size
 CPU = torch.device("cpu")
@@ -128,7 +128,7 @@ def assert_close(one: Path, other: Path, *, smallest: float) -> None:
     assert len(first) == len(second) == 11
     for left, right in zip(first, second, strict=True):
         assert left.pop("phase") == right.pop("phase")
-        assert left == pytest.approx(right, rel=1e-5, abs=smallest)
+        assert left == pytest.approx(right, rel=1e-5 if ROUNDS_ALIKE else 1e-4, abs=smallest)
 
 
 def test_a_run_in_parts_has_the_losses_of_the_whole(scenes: SceneArrays, tmp_path: Path) -> None:
