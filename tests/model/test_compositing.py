@@ -140,13 +140,16 @@ def test_what_has_diverged_comes_out_as_nan(windows: bool) -> None:
 @WINDOWS
 def test_colour_errors_are_those_of_the_layers(windows: bool) -> None:
     """Wherever an object has any weight."""
-    glimpses, position, scale, *_ = inputs()
+    glimpses, position, scale, _, background, _ = inputs()
     images = uniform(B, 3, H, W, seed=9)
     layers = place_glimpses(glimpses, position, scale, image_size=(H, W))
     expected = (layers[:, :, :3] - images[:, None]).square().sum(dim=2)
+    behind = (background - images).square().sum(dim=1)
     drawn = torch.tensor([[True, False, True], [False, True, True]])
     for some in (None, drawn):
-        found = colour_errors(glimpses, position, scale, images, windows=windows, drawn=some)
+        found = colour_errors(glimpses, position, scale, background, images, windows=windows, drawn=some)
+        torch.testing.assert_close(found[:, 0], behind, rtol=0, atol=0)
+        found = found[:, 1:]
         looked_at = (layers[:, :, 3] > 0) & (drawn[:, :, None, None] if some is not None else True)
         assert looked_at.any()
         torch.testing.assert_close(found[looked_at], expected[looked_at], rtol=1e-9, atol=1e-9)

@@ -9,16 +9,17 @@ from torch import Tensor
 
 from astseg import Segmenter
 from astseg.evaluate import inference
-from astseg.model.ownership import SMALLEST, owned, ownership
+from astseg.model.ownership import owned, ownership
 from astseg.model.scene import AstSeg, build
+from astseg.ops import SPECK
 from tiny import MODEL
 
 B, K, H, W = 2, 3, 20, 28
 
 
-def errors(images: Tensor, background: Tensor, layers: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the background, B x H x W, and of the objects, B x K x H x W."""
-    return (background - images).square().sum(dim=1), (layers - images[:, None]).square().sum(dim=2)
+def errors(images: Tensor, background: Tensor, layers: Tensor) -> Tensor:
+    """B x L x H x W."""
+    return (torch.cat([background[:, None], layers], dim=1) - images[:, None]).square().sum(dim=2)
 
 
 def random_scene(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -37,7 +38,7 @@ def random_scene(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def test_bayes_rule_in_words() -> None:
     """Weight times density of the colour, shared out."""
     images, background, layers, weights = random_scene()
-    found = ownership(weights, *errors(images, background, layers), torch.ones(B, K, dtype=torch.bool), noise=0.4)
+    found = ownership(weights, errors(images, background, layers), torch.ones(B, K, dtype=torch.bool), noise=0.4)
     means = torch.cat([background[:, None], layers], dim=1).double()
     density = torch.distributions.Normal(means, 0.4).log_prob(images[:, None].double()).sum(dim=2).exp()
     product = weights * density
@@ -49,7 +50,7 @@ def test_shares_of_a_pixel(noise: float) -> None:
     """They sum to one, none where there is no weight or the object is not to own anything; at any noise."""
     images, background, layers, weights = random_scene(1)
     objects = torch.tensor([[True, False, True], [False, False, False]])
-    found = ownership(weights, *errors(images, background, layers), objects, noise=noise)
+    found = ownership(weights, errors(images, background, layers), objects, noise=noise)
     assert found.isfinite().all()
     torch.testing.assert_close(found.sum(dim=1), torch.ones(B, H, W))
     assert (found[weights == 0] == 0).all()
@@ -59,7 +60,7 @@ def test_shares_of_a_pixel(noise: float) -> None:
 
 def test_with_much_noise_the_weights_alone_decide() -> None:
     images, background, layers, weights = random_scene(2)
-    found = ownership(weights, *errors(images, background, layers), torch.ones(B, K, dtype=torch.bool), noise=1e6)
+    found = ownership(weights, errors(images, background, layers), torch.ones(B, K, dtype=torch.bool), noise=1e6)
     torch.testing.assert_close(found, weights)
 
 
@@ -74,15 +75,15 @@ def test_a_pixel_on_the_outline_goes_to_whom_it_looks_like() -> None:
     weights[0, 1, 5:12, 6] = 0.3
     weights[0, 1, 5:12, 15] = 0.7
     weights[:, 0] = 1 - weights[:, 1]
-    found = ownership(weights, *errors(images, background, layers), owned(weights), noise=0.15).argmax(dim=1)
+    found = ownership(weights, errors(images, background, layers), owned(weights), noise=0.15).argmax(dim=1)
     assert torch.equal(found[0] > 0, (images[0] - 0.5).abs().sum(dim=0) > 0)
 
 
 def test_specks_own_nothing() -> None:
     weights = torch.zeros(1, 3, H, W)
     weights[:, 0] = 0.4
-    weights[0, 1, 3, : int(SMALLEST * H * W)] = 0.6
-    weights[0, 2, 4, : int(SMALLEST * H * W) + 1] = 0.6
+    weights[0, 1, 3, : int(SPECK * H * W)] = 0.6
+    weights[0, 2, 4, : int(SPECK * H * W) + 1] = 0.6
     assert owned(weights).tolist() == [[False, True]]
 
 
@@ -100,7 +101,7 @@ def test_a_model_looks_outside_of_training(model: AstSeg) -> None:
     with inference(model):
         output, quick = model(images), model(images, layers=False)
         off = errors(images, output.background, output.layers)
-        expected = ownership(output.weights, *off, owned(output.weights), noise=0.2)
+        expected = ownership(output.weights, off, owned(output.weights), noise=0.2)
     torch.testing.assert_close(output.ownership, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(quick.ownership, output.ownership, rtol=1e-4, atol=1e-5)
     assert not torch.equal(output.ownership.argmax(dim=1), output.weights.argmax(dim=1))
@@ -144,7 +145,7 @@ def told_apart(
     weights /= weights.sum(dim=1, keepdim=True)
     layers = torch.tensor([colour for colour, _, _ in objects]).view(1, -1, 3, 1, 1)
     off = errors(image[None], torch.tensor(GREY).view(1, 3, 1, 1).expand(1, 3, H, W), layers.expand(-1, -1, -1, H, W))
-    return ownership(weights, *off, owned(weights), noise=0.15).argmax(dim=1)[0]
+    return ownership(weights, off, owned(weights), noise=0.15).argmax(dim=1)[0]
 
 
 def test_of_two_slots_on_one_object_one_owns_it() -> None:

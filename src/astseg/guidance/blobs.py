@@ -12,6 +12,8 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
+from astseg.ops import SPECK
+
 __all__ = ["Blobs", "find_blobs", "smallest_area"]
 
 NECK = 0.8
@@ -22,9 +24,6 @@ THIN = 2.0
 
 SLIVER = 2.5
 """Nearer than this to their edge everywhere, in pixels, regions may be lines that the background draws a bit off."""
-
-SMALLEST = 0.002
-"""Regions below this fraction of the image, or below 4 pixels, are noise."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def find_blobs(
     foreground: NDArray[np.bool_] | NDArray[np.int32],
     *,
     limit: int,
-    smallest: float = SMALLEST,
+    smallest: float = SPECK,
     explained: NDArray[np.bool_] | None = None,
 ) -> Blobs:
     """Regions of foreground masks, cut at their necks, the largest first.
@@ -99,7 +98,7 @@ def find_blobs(
     return Blobs(box, present, regions)
 
 
-def smallest_area(height: int, width: int, smallest: float = SMALLEST) -> float:
+def smallest_area(height: int, width: int, smallest: float = SPECK) -> float:
     """Regions of fewer pixels than this are noise."""
     return max(4.0, smallest * height * width)
 

@@ -60,7 +60,7 @@ def draw_and_blend(
         log_activation,
         background,
         background_log_activation,
-        glimpses.device.type == "cpu" if windows is None else windows,
+        windows,
         drawn,
     )
     return both
@@ -71,37 +71,38 @@ def colour_errors(
     glimpses: Tensor,
     position: Tensor,
     scale: Tensor,
+    background: Tensor,
     images: Tensor,
     *,
     windows: bool | None = None,
     drawn: Tensor | None = None,
 ) -> Tensor:
-    """How far images are from the colours of each object, where that is drawn; no gradient.
+    """How far images are from the colours of each layer; no gradient.
 
     Args:
         glimpses: B x K x 4 x g x g, colours and mask in [0, 1].
         position: B x K x 2, (x, y) in [-1, 1].
         scale: B x K x S, inverse scale.
+        background: B x 3 x H x W.
         images: B x 3 x H x W in [0, 1].
         windows: As for :func:`draw_and_blend`.
         drawn: B x K, which objects are looked at; None: all of them.
 
     Returns:
-        B x K x H x W, squared error summed over RGB; 0 far from an object, where its weight is 0, and of objects that
-        are not looked at.
+        B x L x H x W, squared error summed over RGB, 0 = background; 0 far from an object, where its weight is 0, and
+        of objects that are not looked at.
     """
     size = (images.shape[2], images.shape[3])
+    scale = scale.expand(*scale.shape[:2], 2)
     with full_precision(glimpses.device):
-        objects = PlacedGlimpses(glimpses, position, scale.expand(*scale.shape[:2], 2), size)
+        objects = PlacedGlimpses(glimpses, position, scale, size)
         rows = images.to(objects.dtype).transpose(1, 2).contiguous()  # B x H x 3 x W
         errors = rows.new_zeros(len(images), position.shape[1] + 1, *size)
-        inside = glimpses.device.type == "cpu" if windows is None else windows
-        for group in groups(
-            position, objects.scale.view_as(position), size, objects.shape[-1], windows=inside, some=drawn
-        ):
+        errors[:, 0] = (background - images).square().sum(dim=1)
+        for group in groups(position, scale, size, glimpses.shape[-1], windows=windows, some=drawn):
             off = objects.draw(group)[:, :, :3].sub_(group.take_from(rows))
             group.put_into(errors, off.square_().sum(dim=2))
-    return errors[:, 1:]
+    return errors
 
 
 class _DrawAndBlend(torch.autograd.Function):
@@ -121,7 +122,7 @@ class _DrawAndBlend(torch.autograd.Function):
         log_activation: Tensor,
         background: Tensor,
         background_log_activation: Tensor,
-        windows: bool,
+        windows: bool | None,
         drawn: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         b, k = log_activation.shape

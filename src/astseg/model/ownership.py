@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["SMALLEST", "owned", "ownership"]
+from astseg.ops import SPECK
 
-SMALLEST = 0.002
-"""Objects that would own less of the picture than this, by their weights, own nothing; the same as for regions."""
+__all__ = ["owned", "ownership"]
 
 MOST = 0.5
 """An object may be needless if one other layer would own this part of its pixels without it."""
@@ -31,27 +30,26 @@ STEEPEST = 60.0
 
 
 def owned(weights: Tensor) -> Tensor:
-    """Which layers own more than a speck by their weights, B x K; weights: B x L x H x W."""
+    """Which objects own more than a speck by their weights, B x K; weights: B x L x H x W."""
     first = weights.max(dim=1).indices.flatten(1)  # B x HW; argmax takes ten times as long
     area = torch.zeros(weights.shape[:2], device=weights.device)
     area.scatter_add_(1, first, torch.ones_like(first, dtype=area.dtype))
-    return area[:, 1:] > SMALLEST * first.shape[1]
+    return area[:, 1:] > SPECK * first.shape[1]
 
 
-def ownership(weights: Tensor, behind: Tensor, errors: Tensor, objects: Tensor, *, noise: float) -> Tensor:
+def ownership(weights: Tensor, errors: Tensor, objects: Tensor, *, noise: float) -> Tensor:
     """Posterior of the layers at each pixel.
 
     Args:
         weights: B x L x H x W, sum to one over the layers, 0 = background.
-        behind: B x H x W, squared error of the background's colours, summed over RGB.
-        errors: B x K x H x W, the same of each object's colours; anything where its weight is 0.
+        errors: B x L x H x W, squared error of each layer's colours, summed over RGB; anything where its weight is 0.
         objects: B x K, which objects may own pixels (:func:`owned`).
         noise: Deviation of a colour from that of its layer, for each of RGB, above 0.
 
     Returns:
         B x L x H x W, sums to one over the layers; 0 wherever the weight is.
     """
-    off = torch.cat([behind[:, None], errors], dim=1).div_(2 * noise**2)  # nats
+    off = errors / (2 * noise**2)  # nats
     first = _posterior(weights, off, objects)
     needless = _needless(first, off)
     return _posterior(weights, off, objects & ~needless) if needless.any() else first

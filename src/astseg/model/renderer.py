@@ -160,19 +160,20 @@ class Renderer(nn.Module):
         colours[drawn] = placed[:, 0]
         return colours
 
-    def colour_errors(self, latents: ObjectLatents, images: Tensor, drawn: Tensor) -> Tensor:
-        """How far images are from the colours of some objects; no gradient.
+    def colour_errors(self, latents: ObjectLatents, background: Tensor, images: Tensor, drawn: Tensor) -> Tensor:
+        """How far images are from the colours of the background and of some objects; no gradient.
 
         Args:
             latents: The objects of B images.
+            background: B x 3 x H x W in [0, 1].
             images: B x 3 x H x W in [0, 1].
             drawn: B x K, which of them are wanted.
 
         Returns:
-            B x K x H x W, squared error summed over RGB; 0 far from an object, and for the others.
+            B x L x H x W, squared error summed over RGB, 0 = background; 0 far from an object, and for the others.
         """
         glimpses = self._glimpses(latents.appearance, drawn)
-        return colour_errors(glimpses, latents.position, latents.scale, images, drawn=drawn)
+        return colour_errors(glimpses, latents.position, latents.scale, background, images, drawn=drawn)
 
     def _glimpses(self, appearance: Tensor, drawn: Tensor | None = None) -> Tensor:
         """B x K x Z -> B x K x 4 x g x g; zeros for those that are not to be drawn (drawn: B x K)."""

@@ -75,9 +75,8 @@ class AstSeg(nn.Module):
         )
         if self.colour_noise and not self.training:
             objects = owned(weights)
-            errors = self.renderer.colour_errors(latents, images, objects)
-            behind = (background - images).square().sum(dim=1)
-            output.posterior = ownership(weights, behind, errors, objects, noise=self.colour_noise)
+            errors = self.renderer.colour_errors(latents, background, images, objects)
+            output.posterior = ownership(weights, errors, objects, noise=self.colour_noise)
         return output
 
     def glimpses(self, images: Tensor, attention: Tensor, position: Tensor, scale: Tensor) -> Tensor:

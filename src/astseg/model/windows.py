@@ -98,12 +98,15 @@ def groups(
     image_size: tuple[int, int],
     glimpse: int,
     *,
-    windows: bool,
+    windows: bool | None,
     some: Tensor | None = None,
 ) -> Iterator[Group]:
-    """All objects once, or in windows some: B x K x 2 positions and scales, images (H, W), glimpses g x g."""
+    """All objects once, or in windows some: B x K x 2 positions and scales, images (H, W), glimpses g x g.
+
+    windows: Whether objects are drawn in windows instead of on whole images; None: on a CPU.
+    """
     b, k, _ = position.shape
-    if not windows:
+    if not (position.device.type == "cpu" if windows is None else windows):
         together = max(1, WHOLE_NUMBERS // (k * 4 * image_size[0] * image_size[1]))
         for i in range(0, b, together):
             objects = torch.arange(i * k, min(b, i + together) * k, device=position.device)
