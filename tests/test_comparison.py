@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,15 @@ import torch
 from astseg import cli
 from astseg.checkpoint import RunFolder
 from astseg.comparison import FIGURES, Measured, comparison_table, described, over_runs, published_name, summary
-from astseg.config import Config, ModelConfig
+from astseg.config import Config
 from astseg.data import index_hash
 from astseg.evaluate import PROTOCOLS, Evaluation
 from astseg.model.scene import build
 from astseg.published import PUBLISHED
+from tiny import PAPER_FORM
 
 COUNT = 7
-CONFIG = Config(
-    model=ModelConfig(
-        image_size=(20, 28),
-        slots=6,
-        appearance=5,
-        backbone="cnn",
-        transformer_width=16,
-        transformer_heads=2,
-        transformer_layers=1,
-        transformer_feedforward=12,
-        background_width="small",
-        background_log_activation=-1.0,
-    )
-)
+CONFIG = Config(model=replace(PAPER_FORM.model, slots=6, transformer_width=16, background_log_activation=-1.0))
 
 
 @pytest.fixture(scope="module")

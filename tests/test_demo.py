@@ -12,24 +12,13 @@ from rich.console import Console
 from astseg import demo
 from astseg.arguments import Demo
 from astseg.checkpoint import RunFolder, load_model
-from astseg.config import BackgroundConfig, Config, ModelConfig, ObjectsConfig
+from astseg.config import BackgroundConfig, Config, ObjectsConfig
 from astseg.demo import run_demo
 from astseg.types import UserError
+from tiny import MODEL
 
 TINY = Config(
-    model=ModelConfig(
-        image_size=(24, 24),
-        slots=6,
-        appearance=5,
-        backbone="cnn",
-        refinement="residual",
-        transformer_width=8,
-        transformer_heads=2,
-        transformer_layers=1,
-        transformer_feedforward=12,
-        background_width="small",
-        background_form="template",
-    ),
+    model=replace(MODEL, image_size=(24, 24), slots=6, transformer_width=8),
     background=BackgroundConfig(steps=3, batch=4),
     objects=ObjectsConfig(steps=8, frozen_steps=4, batch=2, warmup=2, entropy_ramp=4, guidance=1.0, guidance_steps=4),
 )

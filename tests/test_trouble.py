@@ -18,29 +18,19 @@ from astseg import train as training
 from astseg import trouble
 from astseg.batches import Batches
 from astseg.checkpoint import RunFolder
-from astseg.config import BackgroundConfig, Config, ModelConfig, ObjectsConfig
+from astseg.config import BackgroundConfig, Config, ObjectsConfig
 from astseg.data.synthetic import render_scenes
 from astseg.durable import header
 from astseg.progress import Reporter
 from astseg.train import train
 from astseg.trouble import DivergedError, Vigil, rate_factor, step_back
 from astseg.types import SceneArrays, UserError
+from tiny import PAPER_FORM
 
 H, W, K = 20, 28, 3
 CPU = torch.device("cpu")
 CONFIG = Config(
-    model=ModelConfig(
-        image_size=(H, W),
-        slots=K,
-        appearance=5,
-        backbone="cnn",
-        transformer_width=8,
-        transformer_heads=2,
-        transformer_layers=1,
-        transformer_feedforward=12,
-        dropout=0.0,
-        background_width="small",
-    ),
+    model=replace(PAPER_FORM.model, dropout=0.0),
     background=BackgroundConfig(steps=5, batch=4),
     objects=ObjectsConfig(steps=6, frozen_steps=3, batch=3, learning_rate=1e-3, warmup=0),
 )

@@ -12,12 +12,12 @@ from rich.console import Console
 
 from astseg import watch as watching
 from astseg.checkpoint import RunFolder
-from astseg.config import ModelConfig
 from astseg.data.synthetic import render_scenes
 from astseg.model.scene import AstSeg, build
 from astseg.progress import Reporter
 from astseg.types import SceneArrays
 from astseg.watch import PanelWatch, few
+from tiny import PAPER_FORM
 
 H, W = 20, 28
 
@@ -30,19 +30,7 @@ def scenes() -> SceneArrays:
 @pytest.fixture
 def model() -> AstSeg:
     torch.manual_seed(0)
-    return build(
-        ModelConfig(
-            image_size=(H, W),
-            slots=3,
-            appearance=5,
-            backbone="cnn",
-            transformer_width=8,
-            transformer_heads=2,
-            transformer_layers=1,
-            transformer_feedforward=12,
-            background_width="small",
-        )
-    )
+    return build(PAPER_FORM.model)
 
 
 def panels(run: RunFolder) -> list[str]:
