@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--compile", action="store_true", help="also ours through torch.compile")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(machine(options.device))
@@ -53,10 +55,11 @@ def main() -> None:
         size = model.renderer.image_size
         for batch in options.batches:
             images = pictures(options, batch, size)
-            ways = forwards(model.to(options.device).eval(), images.to(options.device))
+            model = model.to(options.device).eval()
+            ways = forwards(model, images.to(options.device), compiled=options.compile)
             first = None
             for way, run in ways.items():
-                seconds = timed(run, device=options.device, repeats=options.repeats, clock=options.clock)
+                seconds = timed(run, device=options.device, repeats=options.repeats, clock=options.clock, warmup=2)
                 first = first or median(seconds)
                 slow = quantiles(seconds, n=100, method="inclusive")[98]
                 changed = float((run() != ways["as in training"]()).float().mean())
@@ -91,29 +94,33 @@ def pictures(options: argparse.Namespace, batch: int, size: tuple[int, int]) -> 
     """Images B x 3 x H x W: the first of some scenes, or random numbers."""
     if options.images is None:
         return torch.rand(batch, 3, *size)
-    from astseg.data.sources import load_scenes
+    from astseg.data import load_scenes
     from astseg.data.tensors import images_to_tensor
 
     return images_to_tensor(load_scenes(options.images, selection=f":{batch}", size=size).images)
 
 
-def forwards(model: AstSeg, images: Tensor) -> dict[str, Callable[[], Tensor]]:
+def forwards(model: AstSeg, images: Tensor, *, compiled: bool = False) -> dict[str, Callable[[], Tensor]]:
     """Ways from images to labels B x H x W."""
 
     def as_in_training() -> Tensor:
         labels: Tensor = model(images).ownership.argmax(dim=1)
         return labels
 
-    def ours(half: bool) -> Tensor:
+    def ours(runs: Any, half: bool) -> Tensor:
         device = images.device.type
         with inference(model), torch.autocast(device, torch.bfloat16) if half else nullcontext():
-            labels: Tensor = model(images, layers=False).ownership.max(dim=1).indices
+            labels: Tensor = runs(images, layers=False).ownership.max(dim=1).indices
             return labels
 
+    forms: dict[str, Any] = {"ours": model, "compiled": torch.compile(model)} if compiled else {"ours": model}
     return {
         "as in training": as_in_training,
-        "ours float32": lambda: ours(half=False),
-        "ours bfloat16": lambda: ours(half=True),
+        **{
+            f"{form} {precision}": partial(ours, runs, precision == "bfloat16")
+            for form, runs in forms.items()
+            for precision in ("float32", "bfloat16")
+        },
     }
 
 

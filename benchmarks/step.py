@@ -5,6 +5,7 @@
 
 Images and backgrounds are random numbers and the background is given, as in phase 2 of the curriculum. The plain step
 (``plain.py``) uses the same weights; before anything is timed, both must give the same result and the same gradients.
+On a GPU ``replayed`` is ours as training runs it there, recorded as CUDA graphs (:mod:`astseg.replay`).
 Each variant runs in a process of its own; with ``--clock cpu`` the processor time of that process counts, which on a
 core shared with other work is what the time would be without it.
 """
@@ -25,11 +26,14 @@ from torch import Tensor
 from astseg.config import ModelConfig
 from astseg.losses import pixel_entropy_loss, reconstruction_loss
 from astseg.model.scene import AstSeg, build
+from astseg.replay import Replayed, Scene
+from astseg.types import SceneOutput
 from measuring import in_a_process_of_its_own, machine, peak_memory, print_table, timed
 from plain import plain_losses, plain_scene
 
 ENTROPY_WEIGHT = 1e-2
-VARIANTS = ("plain float32", "ours float32", "plain bfloat16", "ours bfloat16")
+PRECISIONS = ("float32", "bfloat16")
+VARIANTS = tuple(f"{form} {precision}" for precision in PRECISIONS for form in ("plain", "ours"))
 SAME_RESULT, SAME_GRADIENT = 1e-4, 1e-3
 
 
@@ -56,9 +60,13 @@ def main() -> None:
     print(machine(options.device))
     print(f"{options.backbone}, {options.size[0]}x{options.size[1]}, batch {options.batch}, K {options.slots}")
     child = [word for name, value in vars(options).items() for word in _flag(name, value)]
-    variants = [*options.variants, *(["compiled float32", "compiled bfloat16"] if options.compile else [])]
+    forms = [*["replayed"] * options.device.startswith("cuda"), *["compiled"] * options.compile]
+    variants = [*options.variants, *(f"{form} {precision}" for form in forms for precision in PRECISIONS)]
     print("; ".join(f"difference of {name}: {value:.2g}" for name, value in differences(options).items()))
-    told = {name: in_a_process_of_its_own(__file__, [*child, "--only", name]) for name in variants}
+    told = {}
+    for name in variants:
+        told[name] = in_a_process_of_its_own(__file__, [*child, "--only", name])
+        print(f"{name}: {told[name]['seconds']:.3g} s", flush=True)
     first = told[variants[0]]
     print_table(
         ["step", "seconds", "fastest", "times faster", "MB", "of its memory", "backbone", "rest", "optimiser"],
@@ -126,6 +134,7 @@ def differences(options: argparse.Namespace) -> dict[str, float]:
     Raises:
         SystemExit: Too far.
     """
+    torch.backends.cudnn.allow_tf32 = False  # which a GPU's convolutions else are rounded to
     few = argparse.Namespace(**{**vars(options), "batch": min(4, options.batch)})
     model, images, background = made(few, dropout=0.0, background_log_activation=1.0)
     for module in model.modules():  # what is drawn at random would differ
@@ -163,9 +172,14 @@ def measured(options: argparse.Namespace) -> dict[str, float]:
     model, images, background = made(options)
     optimizer = torch.optim.Adam(model.object_parameters(), lr=4e-5, betas=(0.9, 0.98), eps=1e-9, fused=True)
     half = partial(torch.autocast, options.device.split(":")[0], torch.bfloat16)
-    context = half if precision == "bfloat16" else nullcontext
+    context = half if precision == "bfloat16" and form != "replayed" else nullcontext  # which has its own
     loss_of = plain_loss if form == "plain" else our_loss
-    runs = torch.compile(model) if form == "compiled" else model
+    runs: Any = torch.compile(model) if form == "compiled" else model
+    if form == "replayed":
+        replayed = Replayed(Scene(model), precision=precision, graphs=True)
+
+        def runs(images: Tensor, background: Tensor, layers: bool) -> SceneOutput:
+            return Scene.output(replayed(images, background))
 
     def step() -> None:
         with context():

@@ -32,7 +32,7 @@ RANK = {
             "outputs",
             "presets",
         ]
-        + ["progress", "provenance", "published", "schedule", "states", "team", "terminal", "trouble"],
+        + ["progress", "provenance", "published", "replay", "schedule", "states", "team", "terminal", "trouble"],
         3,
     ),
     **dict.fromkeys(

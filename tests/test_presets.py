@@ -65,7 +65,9 @@ NOT_OURS: dict[str, Any] = {  # what this package adds is off in the published p
     "objects.clip": 0.0,
     "objects.frozen_storage": "float16",
     "objects.precision": "float32",
+    "objects.cuda_graphs": True,
     "background.precision": "float32",
+    "background.cuda_graphs": True,
     "augment.copies": 1,
 }
 DATA_SETS: dict[str, dict[str, Any]] = {

@@ -166,6 +166,7 @@ class BackgroundConfig:
         ramp: Fractions of the steps at which beta leaves 0 and reaches its value; (0, 0): full from the first step.
         share: Part of a time limit that goes to this phase at most.
         precision: ``float32`` or ``bfloat16`` (autocast).
+        cuda_graphs: On a GPU, forward and backward are recorded once and replayed (:mod:`astseg.replay`).
     """
 
     steps: int = 500_000
@@ -175,6 +176,7 @@ class BackgroundConfig:
     ramp: tuple[float, float] = (0.0, 0.0)
     share: float = 0.5
     precision: str = "float32"
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -229,6 +231,8 @@ class ObjectsConfig:
             collections, in the guided steps of phase 2; 0 is the paper.
         frozen_storage: How phase 2 keeps its backgrounds: ``float16``, or ``uint8`` as the reference does.
         precision: ``float32`` or ``bfloat16`` (autocast).
+        cuda_graphs: On a GPU, forward and backward are recorded once and replayed (:mod:`astseg.replay`), unless a
+            batch is split.
     """
 
     scenario: str = "curriculum"
@@ -253,6 +257,7 @@ class ObjectsConfig:
     mix: float = 0.0
     frozen_storage: str = "float16"
     precision: str = "float32"
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         """Check every value.

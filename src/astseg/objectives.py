@@ -15,7 +15,7 @@ from astseg.guidance import Blobs, glimpse_loss, guidance_loss, where_losses
 from astseg.guidance.loss import TERM_WEIGHTS
 from astseg.losses import parsimony_loss, pixel_entropy_loss, reconstruction_loss
 from astseg.model.scene import AstSeg
-from astseg.types import SceneOutput
+from astseg.types import ObjectLatents, SceneOutput
 
 __all__ = ["guided_losses", "loss_weights", "object_losses"]
 
@@ -42,6 +42,7 @@ def loss_weights(config: ObjectsConfig, phase: str, position: int) -> dict[str, 
 
 def guided_losses(
     model: AstSeg,
+    located: tuple[ObjectLatents, Tensor],
     images: Tensor,
     backgrounds: Tensor | None,
     blobs: Blobs,
@@ -51,21 +52,18 @@ def guided_losses(
 
     Args:
         model: The model.
+        located: What its encoder finds before the second look (:meth:`astseg.model.encoder.Encoder.locate`).
         images: The batch, B x 3 x H x W in [0, 1].
         backgrounds: The same without objects, where they are known already.
         blobs: The regions of the images.
         config: Settings.
     """
-
-    def half() -> torch.autocast:
-        return torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+    latents, attention = located
 
     def draw(seen: Tensor, attended: Tensor, where: Tensor, scale: Tensor) -> Tensor:
-        with half():
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             return model.glimpses(seen, attended, where, scale)
 
-    with half():
-        latents, attention = model.encoder.locate(images)
     losses, _ = where_losses(
         latents,
         attention,

@@ -22,6 +22,7 @@ __all__ = [
     "full_precision",
     "place_glimpses",
     "sampling_weights",
+    "shapes_are_fixed",
 ]
 
 SPECK = 0.002
@@ -41,6 +42,15 @@ def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+def shapes_are_fixed(device: torch.device) -> bool:
+    """Whether all is computed there, needed or not, where on a CPU a value decides what is.
+
+    To look at a value is to wait for everything that was started before, and what a GPU replays
+    (:mod:`astseg.replay`) cannot hang on one.
+    """
+    return device.type != "cpu"
 
 
 def cell_positions(height: int, width: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -31,6 +31,7 @@ from astseg.model.background import BackgroundModel, is_complex
 from astseg.model.scene import AstSeg, build
 from astseg.objectives import guided_losses, loss_weights, object_losses
 from astseg.progress import Reporter
+from astseg.replay import Locating, Replayed, Scene
 from astseg.team import ALONE, Team
 from astseg.trouble import DivergedError, Vigil, step_back
 from astseg.types import SceneArrays, UserError
@@ -93,6 +94,7 @@ def train_background(
     vigil = Vigil(run, reporter, seed=seed)
     saved = clock.seconds()
     model.train()
+    forward = Replayed(model, precision=config.precision, graphs=config.cuda_graphs)
     with Interruption() as interruption:
         for step, position in team.agreed(clock.left(state.step)):
             full_rate = schedule.background_learning_rate(position, rate=config.learning_rate, steps=config.steps)
@@ -102,8 +104,7 @@ def train_background(
             )
             set_rate(optimizer, rate)
             images, _, _ = batch = batches.draw(step)
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                background, predicted_error = model(images)
+            background, predicted_error = forward(images)
             losses = background_loss(images, background, predicted_error, beta=beta)
             optimizer.zero_grad(set_to_none=True)
             losses["total"].backward()  # type: ignore[no-untyped-call]
@@ -198,6 +199,10 @@ def train_objects(
                     )
                 model.train()
                 model.background_model.requires_grad_(now == "joint")
+                # Of a batch in parts, the second would write over what the first has left.
+                graphs = config.cuda_graphs and config.accumulate == 1
+                render = Replayed(Scene(model), precision=config.precision, graphs=graphs)
+                locate = Replayed(Locating(model.encoder), precision=config.precision, graphs=graphs)
             phase = now
 
             rate = object_rate(config, position) * vigil.factor
@@ -214,10 +219,10 @@ def train_objects(
                     images, blobs = mix(images, blobs, share=config.mix)
                 if phase == "guided":
                     assert blobs is not None
-                    losses = guided_losses(model, images, backgrounds, blobs, config)
+                    located = Locating.output(locate(images))
+                    losses = guided_losses(model, located, images, backgrounds, blobs, config)
                 else:
-                    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                        output = model(images, backgrounds, layers=False)
+                    output = Scene.output(render(images) if backgrounds is None else render(images, backgrounds))
                     losses = object_losses(model, output, images, config, blobs=blobs, position=position)
                     layers.append(output.weights.detach())
                 total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from astseg.config import ModelConfig
 from astseg.losses import reconstruction_loss
+from astseg.model import look, renderer
 from astseg.model.background import BackgroundModel
 from astseg.model.scene import build
 from astseg.ops import attention_pool
@@ -210,8 +211,16 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     torch.testing.assert_close(output.weights.sum(dim=1).float(), torch.ones(B, H, W))
 
 
-def test_faint_objects_are_not_drawn_in_training_and_the_others_learn_the_same() -> None:
-    """Half of the objects weigh e^-20: whether they are drawn or not, gradients differ by no more than that."""
+@pytest.mark.parametrize("fixed", [False, True])
+def test_faint_objects_are_not_drawn_in_training_and_the_others_learn_the_same(
+    monkeypatch: pytest.MonkeyPatch, fixed: bool
+) -> None:
+    """Half of the objects weigh e^-20: whether they are drawn or not, gradients differ by no more than that.
+
+    The same where shapes are fixed, as on a GPU: there they are drawn, and multiplied by zero.
+    """
+    for module in (look, renderer):
+        monkeypatch.setattr(module, "shapes_are_fixed", lambda device: fixed)
     config = ModelConfig(image_size=(24, 36), slots=4, appearance=5, backbone="cnn", look=8, background_width="small")
     torch.manual_seed(0)
     model = build(replace(config, dropout=0.0, background_log_activation=0.0))

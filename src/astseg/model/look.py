@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from astseg.model.convolution import Convolution, GroupNorm
-from astseg.ops import at_least_float32, crop_glimpses, full_precision
+from astseg.ops import at_least_float32, crop_glimpses, full_precision, shapes_are_fixed
 
 __all__ = ["SecondLook"]
 
@@ -69,11 +69,12 @@ class SecondLook(nn.Module):
             crops = crop_glimpses(images, position, scale, side=self.side).flatten(0, 1)
             where = crop_glimpses(meant, position.view(b * k, 1, -1), scale.view(b * k, 1, -1), side=self.side)
         seen = torch.cat([crops, where.flatten(0, 1)], dim=1) - 0.5  # BK x 4 x side x side
-        if drawn is None:
-            return at_least_float32(self.network(seen)).view(b, k, -1)
+        if drawn is None or shapes_are_fixed(images.device):
+            described = at_least_float32(self.network(seen)).view(b, k, -1)
+            return described if drawn is None else described * drawn[..., None]
         chosen = drawn.flatten().nonzero().squeeze(1)
-        described = at_least_float32(self.network(seen[chosen]))
-        return described.new_zeros(b * k, described.shape[1]).index_copy(0, chosen, described).view(b, k, -1)
+        some = at_least_float32(self.network(seen[chosen]))
+        return some.new_zeros(b * k, some.shape[1]).index_copy(0, chosen, some).view(b, k, -1)
 
     def forward(
         self,

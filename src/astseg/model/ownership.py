@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from astseg.ops import SPECK
+from astseg.ops import SPECK, shapes_are_fixed
 
 __all__ = ["owned", "ownership"]
 
@@ -52,7 +52,9 @@ def ownership(weights: Tensor, errors: Tensor, objects: Tensor, *, noise: float)
     off = errors / (2 * noise**2)  # nats
     first = _posterior(weights, off, objects)
     needless = _needless(first, off)
-    return _posterior(weights, off, objects & ~needless) if needless.any() else first
+    if not shapes_are_fixed(weights.device) and not needless.any():
+        return first
+    return _posterior(weights, off, objects & ~needless)
 
 
 def _posterior(weights: Tensor, off: Tensor, objects: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
-from astseg.ops import full_precision
+from astseg.ops import at_least_float32, full_precision
 
 __all__ = ["COLOURS", "Palette", "View"]
 
@@ -112,7 +112,7 @@ class Palette(nn.Module):
     def look(self, images: Tensor) -> View:
         """Colours, and where they are. images: B x 3 x H x W in [0, 1]."""
         with full_precision(images.device):
-            images = images.float()
+            images = at_least_float32(images)
             cells = self._average(images)
             attention = self.attention.flatten(1).softmax(dim=1)  # R x hw
             pixels = cells.flatten(2).transpose(1, 2)  # B x hw x 3
@@ -132,7 +132,7 @@ class Palette(nn.Module):
             shares: Logits of the decoder, B x R x H x W.
             shading: Logarithm of the shading before :data:`SHADING`, B x 1 x H x W.
         """
-        colours = view.colours + DRIFT * self.drift(code).float().view(-1, COLOURS, 3)
+        colours = view.colours + DRIFT * at_least_float32(self.drift(code)).view(-1, COLOURS, 3)
         share = (shares + self.shares + self.snap * self._enlarge(view.coarse)).softmax(dim=1)
         mixed = (colours.transpose(1, 2) @ share.flatten(2)).view(-1, 3, *share.shape[2:])
         shaded: Tensor = mixed * (SHADING * shading).exp()

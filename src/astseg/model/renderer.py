@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from astseg.model.compositing import colour_errors, draw_and_blend
 from astseg.model.convolution import TransposedConvolution
-from astseg.ops import at_least_float32, blend_layers, full_precision, place_glimpses
+from astseg.ops import at_least_float32, blend_layers, full_precision, place_glimpses, shapes_are_fixed
 from astseg.types import ObjectLatents
 
 __all__ = ["GlimpseGenerator", "Renderer", "glimpse_channels"]
@@ -109,9 +109,9 @@ class Renderer(nn.Module):
         if not below:
             return None
         chosen = log_activation.detach() - self.background_activation().detach().min() > -below
-        if torch.is_grad_enabled() and not chosen.any():
-            return None  # nothing is on yet, so everything is still to be learnt
-        return chosen
+        if not torch.is_grad_enabled():
+            return chosen
+        return chosen | ~chosen.any()  # while nothing is on yet, everything is still to be learnt
 
     def forward(
         self, latents: ObjectLatents, background: Tensor, *, layers: bool = True, drawn: Tensor | None = None
@@ -178,9 +178,9 @@ class Renderer(nn.Module):
     def _glimpses(self, appearance: Tensor, drawn: Tensor | None = None) -> Tensor:
         """B x K x Z -> B x K x 4 x g x g; zeros for those that are not to be drawn (drawn: B x K)."""
         b, k, _ = appearance.shape
-        if drawn is None:
+        if drawn is None or shapes_are_fixed(appearance.device):
             glimpses: Tensor = self.generator(appearance.flatten(0, 1)).unflatten(0, (b, k))
-            return glimpses
+            return glimpses if drawn is None else glimpses * drawn[..., None, None, None]
         some = self.generator(appearance[drawn])
         glimpses = some.new_zeros(b, k, *some.shape[1:])
         glimpses[drawn] = some
