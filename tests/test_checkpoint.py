@@ -304,6 +304,17 @@ def test_a_broken_line_of_the_log_is_dropped_alone(run: RunFolder) -> None:
     assert run.log_path.read_bytes() == before + after
 
 
+def test_no_state_is_saved_before_its_log_is_on_the_disk(run: RunFolder, read_only: Any) -> None:
+    run.path.mkdir()
+    run.log_path.write_text("{}\n")
+    with (
+        read_only(run.log_path, 0),
+        pytest.raises(UserError, match=r"log.jsonl' cannot be written \(Permission denied\): choose another"),
+    ):
+        run.save_state(TrainingState("joint", 1, 1.0, 2.0, 7), linear(0), None)
+    assert run.load_state() is None
+
+
 def test_begin_cuts_the_log(run: RunFolder) -> None:
     def log(*steps: int) -> str:
         return "".join(json.dumps({"phase": "background", "step": step}) + "\n" for step in steps)

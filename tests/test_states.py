@@ -235,6 +235,26 @@ def test_a_damage_is_named(run: RunFolder, kind: str, reason: str) -> None:
         RunFolder(run.path).load_state()
 
 
+def backwards(values: dict[str, Any]) -> dict[str, Any]:
+    """The same, in another order at every depth, as a program may write it anew."""
+    return {key: backwards(value) if isinstance(value, dict) else value for key, value in reversed(values.items())}
+
+
+def test_the_order_of_names_is_no_damage(run: RunFolder, tmp_path: Path) -> None:
+    with_moments(run, 1)
+    manifest = run.path / "training_state" / MANIFEST
+    manifest.write_text(json.dumps(backwards(json.loads(manifest.read_text()))))
+    assert RunFolder(run.path).load_state() == state_at(1)
+    file = tmp_path / "a.safetensors"
+    durable.save_tensors(file, {"a": torch.arange(5), "b": torch.ones(2, 3)}, {"phase": "joint"})
+    data = file.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(backwards(json.loads(data[8:end])), separators=(",", ":")).encode()
+    file.write_bytes(data[:8] + header.ljust(end - 8) + data[end:])
+    assert file.read_bytes() != data
+    assert torch.equal(durable.load_tensors(file)["b"], torch.ones(2, 3))
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), name=st.sampled_from([MANIFEST, WEIGHTS, MOMENTS])
@@ -401,6 +421,18 @@ def test_a_folder_that_cannot_be_written(run: RunFolder, read_only: Any) -> None
     with (
         read_only(run.path),
         pytest.raises(UserError, match=r"cannot be written \(Permission denied\): choose another"),
+    ):
+        saved(run, 2)
+    assert restored(run) == 1
+
+
+def test_a_folder_that_gives_no_new_names(run: RunFolder, read_only: Any) -> None:
+    """What a killed run left there can be written into; the rename fails."""
+    saved(run, 1)
+    (run.path / "training_state.part").mkdir()
+    with (
+        read_only(run.path),
+        pytest.raises(UserError, match=r"training_state' cannot be written \(Permission denied\): choose another"),
     ):
         saved(run, 2)
     assert restored(run) == 1
