@@ -181,7 +181,7 @@ def test_broken_and_other_weights(run: RunFolder) -> None:
 def test_json_is_written_whole(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "down" / "a.json"
     write_json(file, {"a": [1, 2]})
-    assert json.loads(file.read_text()) == {"a": [1, 2]}
+    assert file.read_text() == '{\n  "a": [\n    1,\n    2\n  ]\n}\n'  # a person reads it too
     with pytest.raises(TypeError):
         write_json(file, {"a": object()})
     assert json.loads(file.read_text()) == {"a": [1, 2]}
@@ -264,6 +264,10 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 # Log
+
+
+def test_the_log_and_the_panels_have_their_places(run: RunFolder) -> None:
+    assert (run.log_path, run.panels) == (run.path / "log.jsonl", run.path / "panels")
 
 
 def test_the_log_is_cut_back_to_the_state(run: RunFolder) -> None:
