@@ -53,5 +53,5 @@ def _axes(last: float) -> Iterator[str]:
             y = TOP + HEIGHT * (1 - tenth / 10)
             yield f'<path d="M{x0} {y}h{WIDTH}" stroke="#ddd"/><text x="{x0 - 26}" y="{y + 4}">{tenth / 10}</text>'
         for quarter in range(1, 5):
-            x, label = x0 + WIDTH * quarter / 4, f"{last * quarter / 4:.4g}"
+            x, label = x0 + WIDTH * quarter / 4, f"{last * quarter / 4:.{1 if last < 100 else 0}f}"
             yield f'<text x="{x}" y="{TOP + HEIGHT + 18}" text-anchor="end">{label}</text>'

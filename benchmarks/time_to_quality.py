@@ -35,7 +35,15 @@ from curves import learning_curves
 from measuring import machine
 
 PUBLISHED = {
-    "model": {"slots": 6, "look": 0, "refinement": "paper", "glimpse_width": 1, "background_form": "paper"},
+    "model": {
+        "slots": 6,
+        "look": 0,
+        "refinement": "paper",
+        "glimpse_width": 1,
+        "background_form": "paper",
+        "faint": 0.0,
+        "colour_noise": 0.0,
+    },
     "background": {"ramp": [0.0, 0.0]},
     "objects": {
         "guided_steps": 0,

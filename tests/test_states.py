@@ -438,9 +438,9 @@ def test_a_folder_that_gives_no_new_names(run: RunFolder, read_only: Any) -> Non
     assert restored(run) == 1
 
 
-def test_a_folder_that_was_made_in_vain_is_removed(tmp_path: Path, limited_files: Any) -> None:
+def test_folders_that_were_made_in_vain_are_removed(tmp_path: Path, limited_files: Any) -> None:
     (tmp_path / "old").mkdir()
-    for name in ("new", "old"):
+    for name in ("new", "old", "one/in another"):
         with limited_files(5), pytest.raises(UserError, match=r"a.json' cannot be written \(File too large\)"):
             durable.write_json(tmp_path / name / "a.json", {"a": 1})
     assert list(tmp_path.rglob("*")) == [tmp_path / "old"]

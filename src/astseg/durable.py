@@ -38,7 +38,7 @@ def write_durably(path: Path, content: bytes) -> None:
         UserError: It cannot be written there; what lay there before is untouched.
     """
     part = path.with_name(path.name + ".part")
-    is_new = not path.parent.exists()
+    made = [folder for folder in path.parents if not folder.exists()]  # innermost first
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -49,9 +49,9 @@ def write_durably(path: Path, content: bytes) -> None:
             part.unlink(missing_ok=True)
         sync(path.parent)
     except OSError as error:
-        if is_new:
+        for folder in made:
             with suppress(OSError):  # not empty, or never made
-                path.parent.rmdir()
+                folder.rmdir()
         raise cannot_write(path, error) from error
 
 
