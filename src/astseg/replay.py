@@ -78,8 +78,8 @@ class Replayed:
         except RuntimeError as error:
             reason = str(error).strip().split("\n")[0]
             raise UserError(
-                f"a training step cannot be recorded for the GPU ({reason}): go on without, by --objects.cuda-graphs no"
-                " and --background.cuda-graphs no"
+                f"a training step cannot be recorded for the GPU ({reason}): go on without, by --objects.no-cuda-graphs"
+                " and --background.no-cuda-graphs"
             ) from error
         with torch.no_grad():
             for buffer, before in zip(buffers, kept, strict=True):

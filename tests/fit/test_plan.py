@@ -215,3 +215,10 @@ def test_one_broken_file_in_a_hundred_is_told(folder: Folder, capsys: pytest.Cap
         (path / f"00{number}.png").write_bytes(b"")
     assert dry_run(path) == 2
     assert "11 of 100 pictures looked at cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_switch_is_told_as_it_is_typed_to_have_it_otherwise(seen: Survey, flip: bool) -> None:
+    plan = decide(seen, regions(), override(BASE, {"objects": {"flip": flip}}), given=("objects.flip",))
+    row = next(row for row in plan.rows if row.name == "mirror images")
+    assert (row.value, row.option) == (("yes", "--objects.no-flip") if flip else ("no", "--objects.flip"))

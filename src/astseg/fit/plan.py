@@ -141,7 +141,9 @@ class _Decisions:
             value, reason = to_dict(self.config)[part][field_name], "as you say"
         else:
             self.config = override(self.config, {part: {field_name: value}})
-        self.rows.append(Row(name, _spelled(value), reason, f"--{setting.replace('_', '-')}"))
+        switched = "no-" if value is True else ""  # a switch is typed to have it the other way
+        option = f"--{part}.{switched}{field_name}".replace("_", "-")
+        self.rows.append(Row(name, _spelled(value), reason, option))
 
 
 def decide(seen: Survey, regions: Regions, base: Config, *, given: Collection[str] = ()) -> Plan:
