@@ -19,7 +19,7 @@ from astseg.ops import SPECK, shapes_are_fixed
 
 __all__ = ["owned", "ownership"]
 
-MOST = 0.5
+MOST = 0.7
 """An object may be needless if one other layer would own this part of its pixels without it."""
 
 SAME = 0.5
