@@ -239,6 +239,18 @@ def test_between_the_phases_the_objects_may_be_planned_anew(run: RunFolder) -> N
         run.begin(replace(CONFIG, model=replace(CONFIG.model, slots=4)), ABOUT)
 
 
+def test_how_fast_a_step_is_may_change(run: RunFolder) -> None:
+    run.begin(CONFIG, ABOUT)
+    run.save_state(TrainingState("objects", 3, 1.0, 2.0, 7), linear(0), None)
+    slower = replace(
+        CONFIG,
+        background=replace(CONFIG.background, cuda_graphs=False),
+        objects=replace(CONFIG.objects, cuda_graphs=False),
+    )
+    assert run.begin(slower, ABOUT) == slower
+    assert run.load_config()[0] == slower
+
+
 def test_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").touch()
     with pytest.raises(UserError, match=r"is not empty and holds no run: choose another folder"):

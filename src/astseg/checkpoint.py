@@ -41,6 +41,9 @@ __all__ = ["FORMAT", "RunFolder", "TrainingState", "load_model", "write_json"]
 FORMAT = 1
 """Version of the run folder. Folders of this and of every lower one are read."""
 
+SAME_NUMBERS = ("cuda_graphs",)
+"""Settings that a run may go on with otherwise, since they change how fast a step is and not what it does."""
+
 
 def _warn(line: str) -> None:
     warnings.warn(line, stacklevel=5)  # the caller of `load_state` or `restore`
@@ -123,7 +126,7 @@ class RunFolder:
         anew: ``astseg train-background`` and ``astseg train`` each know the steps of their own part.
 
         Args:
-            config: Every setting.
+            config: Every setting; those of :data:`SAME_NUMBERS` may differ from the run's.
             about: Preset, data, seed and so on; ``fingerprint`` of the images and ``seed`` must not change.
 
         Returns:
@@ -150,7 +153,7 @@ class RunFolder:
             f"{part}.{name} ({value}, now {now[part][name]})"
             for part, values in to_dict(old).items()
             for name, value in values.items()
-            if now[part][name] != value
+            if now[part][name] != value and name not in SAME_NUMBERS
         ]
         if changed:
             raise UserError(f"'{self.path}' holds a run that differs in {', '.join(changed)}: choose another folder")

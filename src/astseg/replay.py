@@ -1,6 +1,6 @@
 """Parts of a training step that a GPU replays: recorded once as CUDA graphs, forth and back, and started as a whole.
 
-At 128x128 and 64 images a step of the smallest Segformer is some 2,300 short kernels, and starting them one by one from
+At 128x128 and 64 images a step of the smallest Segformer is some 1,700 short kernels, and starting them one by one from
 Python takes several times as long as they run (docs/results.md). The numbers are those of the same step not recorded.
 
 What is recorded must be the same kernels on the same memory every time: no shape may depend on a value. What training
