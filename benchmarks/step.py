@@ -116,7 +116,12 @@ def made(options: argparse.Namespace, **settings: Any) -> tuple[AstSeg, Tensor, 
 def our_loss(model: Any, images: Tensor, background: Tensor) -> Tensor:
     """The paper's loss, as training computes it."""
     output = model(images, background, layers=False)
-    return reconstruction_loss(output.reconstruction, images) + ENTROPY_WEIGHT * pixel_entropy_loss(output.weights)
+    return paper_loss(output.weights, output.reconstruction, images)
+
+
+def paper_loss(weights: Tensor, reconstruction: Tensor, images: Tensor) -> Tensor:
+    """Reconstruction and pixel entropy, weighted."""
+    return reconstruction_loss(reconstruction, images) + ENTROPY_WEIGHT * pixel_entropy_loss(weights)
 
 
 def plain_loss(model: AstSeg, images: Tensor, background: Tensor) -> Tensor:

@@ -56,6 +56,4 @@ def test_low_precision_is_that_of_the_module_and_not_of_its_gradients(model: Ast
     assert seen == [torch.bfloat16]
     assert not torch.is_autocast_enabled("cpu")
     output.reconstruction.sum().backward()
-    assert all(
-        parameter.grad.dtype == torch.float32 for parameter in generator.parameters() if parameter.grad is not None
-    )
+    assert all(one.grad is not None and one.grad.dtype == torch.float32 for one in generator.parameters())
