@@ -10,6 +10,7 @@ from astseg.guidance.colours import hue, looks_like_shadow
 H, W = 26, 37
 BROWN = (0.6, 0.45, 0.3)
 RED, BLUE, GREY = (0.8, 0.2, 0.15), (0.15, 0.25, 0.8), (0.3, 0.3, 0.3)
+GREEN, TEAL = (0.2, 0.7, 0.3), (0.2, 0.6, 0.65)
 Box = tuple[slice, slice]
 
 Picture = NDArray[np.float32]
@@ -26,7 +27,7 @@ def box(top: int, bottom: int, left: int, right: int) -> Box:
 def regions_of(picture: Picture, background: Picture, *, fringe: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
     foreground = np.abs(picture - background).mean(axis=0) > 0.05
     fringe = foreground if fringe is None else fringe
-    return colour_regions(foreground[None], fringe[None], picture[None], background[None])[0]
+    return colour_regions(foreground[None], foreground[None], fringe[None], picture[None], background[None])[0]
 
 
 def test_what_touches_is_parted_by_colour() -> None:
@@ -78,9 +79,41 @@ def test_the_mixed_pixels_of_an_outline_belong_to_the_object() -> None:
     foreground[7:17, 9:21] = True
     fringe = foreground.copy()
     fringe[7:17, 21] = fringe[2, 2] = True  # a far speck of the fringe is nobody's
-    regions = colour_regions(foreground[None], fringe[None], picture[None], background[None])[0]
+    regions = colour_regions(foreground[None], foreground[None], fringe[None], picture[None], background[None])[0]
     assert (regions[7:17, 9:22] == 1).all()
     assert (regions > 0).sum() == 130
+
+
+def test_foreground_goes_as_far_as_it_likely_does_from_where_it_surely_is() -> None:
+    """The left object is sure in 16 of its pixels, the right one in 3, too few; the speck in none."""
+    background, picture = plain(BROWN), plain(BROWN)
+    likely, sure = np.zeros((H, W), bool), np.zeros((H, W), bool)
+    for place in (box(4, 14, 3, 13), box(6, 16, 20, 30), box(20, 24, 5, 10)):
+        picture[(slice(None), *place)] = np.array(BLUE)[:, None, None]
+        likely[place] = True
+    sure[4:8, 3:7] = sure[6, 20:23] = True
+    regions = colour_regions(sure[None], likely[None], sure[None], picture[None], background[None], smallest=0.005)[0]
+    assert (regions[4:14, 3:13] == 1).all()
+    assert (regions > 0).sum() == 100
+
+
+def test_what_is_sure_need_not_be_likely_too() -> None:
+    background, picture = plain(BROWN), plain(BROWN)
+    picture[(slice(None), *box(4, 14, 3, 13))] = np.array(BLUE)[:, None, None]
+    sure, never = (picture != background).all(axis=0), np.zeros((H, W), bool)
+    regions = colour_regions(sure[None], never[None], never[None], picture[None], background[None])[0]
+    assert np.array_equal(regions > 0, sure)
+
+
+def test_objects_that_pass_softly_into_each_other_are_parted() -> None:
+    """Over six pixels, so that no step between two of them is large."""
+    background, picture = plain(BROWN), plain(BROWN)
+    for row, share in enumerate([0.0] * 7 + list(np.linspace(0, 1, 8)) + [1.0] * 5, start=3):
+        picture[:, row, 9:19] = ((1 - share) * np.array(GREEN) + share * np.array(TEAL))[:, None]
+    regions = regions_of(picture, background)
+    assert sorted(np.unique(regions)) == [0, 1, 2]
+    assert len(np.unique(regions[3:10, 9:19])) == len(np.unique(regions[17:22, 9:19])) == 1
+    assert regions[5, 12] != regions[20, 12]
 
 
 def test_specks_go_to_the_object_they_lie_on() -> None:
@@ -97,7 +130,7 @@ def test_images_are_counted_apart_and_may_be_empty() -> None:
     picture[(slice(None), *box(4, 14, 3, 13))] = np.array(RED)[:, None, None]
     images, backgrounds = np.stack([picture, background, picture]), np.stack([background] * 3)
     foreground = np.abs(images - backgrounds).mean(axis=1) > 0.05
-    regions = colour_regions(foreground, foreground, images, backgrounds)
+    regions = colour_regions(foreground, foreground, foreground, images, backgrounds)
     assert [sorted(np.unique(one)) for one in regions] == [[0, 1], [0], [0, 1]]
 
 

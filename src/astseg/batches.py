@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -188,10 +189,9 @@ def find_regions(images: Tensor, background: Tensor, predicted_error: Tensor, *,
         predicted_error: B x 1 x H x W in [0, 1], how far the background is expected to be off.
         limit: R, regions kept for each image.
     """
-    foreground, fringe = (
-        foreground_mask(images, background, predicted_error, strictness=strictness).cpu().numpy()
-        for strictness in (1.0, 0.5)
-    )
-    colours = colour_regions(foreground, fringe, images.cpu().numpy(), background.cpu().numpy())
+    mask = partial(foreground_mask, images, background, predicted_error)
+    # The model expects errors where objects are, too: what is right to begin a region is too strict to fill it.
+    sure, likely, fringe = (one.cpu().numpy() for one in (mask(), mask(errors=1.0), mask(strictness=0.5)))
+    colours = colour_regions(sure, likely, fringe, images.cpu().numpy(), background.cpu().numpy())
     moved = ~foreground_mask(images, nearest_around(images, background), predicted_error).cpu().numpy()
     return find_blobs(colours, limit=limit, explained=moved)

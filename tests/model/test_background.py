@@ -247,6 +247,10 @@ def test_foreground_mask_by_hand() -> None:
     assert mask.dtype == torch.bool
     assert mask.nonzero().tolist() == [[0, 0, 2], [1, 1, 1]]
     assert not foreground_mask(images, background, predicted_error + 0.02).any()
+    images[1, :, 0, 0] += limit * 1.01 + 2 * 0.02
+    assert torch.equal(foreground_mask(images, background, predicted_error), mask)
+    fewer = foreground_mask(images, background, predicted_error, errors=2.0)
+    assert fewer.nonzero().tolist() == [[0, 0, 2], [1, 0, 0], [1, 1, 1]]
 
 
 def test_foreground_mask_is_cleaned_from_400_pixels_on() -> None:

@@ -5,6 +5,7 @@ settled on anything. But once the background is learnt, the regions in which an 
 detections that cost nothing, found without any label:
 
 - :mod:`astseg.guidance.colours` leaves out shadows and parts what touches but differs in colour;
+- :mod:`astseg.guidance.parting` parts what is of two colours but passes softly from one to the other;
 - :mod:`astseg.guidance.blobs` cuts what is left at its necks and keeps the largest regions of each image;
 - :mod:`astseg.guidance.loss` draws slots to regions and teaches the glimpses to draw them;
 - :mod:`astseg.guidance.mixing` makes new pictures of the regions of others, where there are few.

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from scipy import ndimage, sparse
 from scipy.sparse.csgraph import connected_components
 
+from astseg.guidance.parting import part_by_hue
+
 __all__ = ["colour_regions", "hue", "looks_like_shadow"]
 
 FloatArray = NDArray[np.float32]
@@ -56,7 +58,8 @@ def hue(images: FloatArray) -> FloatArray:
 
 
 def colour_regions(
-    foreground: NDArray[np.bool_],
+    sure: NDArray[np.bool_],
+    likely: NDArray[np.bool_],
     fringe: NDArray[np.bool_],
     images: FloatArray,
     backgrounds: FloatArray,
@@ -65,12 +68,15 @@ def colour_regions(
 ) -> NDArray[np.int32]:
     """Regions of one colour in the foreground of N images.
 
-    1. Shadows are left out, but for foreground that would vanish altogether: that is a grey object.
-    2. Neighbours of like hue belong together; pieces that are too small go to the nearest larger one.
-    3. Regions grow into the fringe by a pixel, so that the mixed pixels of an outline belong to its object.
+    1. The foreground is what likely differs from the background and is connected with enough that surely does.
+    2. Shadows are left out, but for foreground that would vanish altogether: that is a grey object.
+    3. Neighbours of like hue belong together; pieces that are too small go to the nearest larger one.
+    4. Regions grow into the fringe by a pixel, so that the mixed pixels of an outline belong to its object.
+    5. Regions of two hues are parted (:mod:`astseg.guidance.parting`).
 
     Args:
-        foreground: N x H x W, what surely differs from the background.
+        sure: N x H x W, what surely differs from the background.
+        likely: N x H x W, what likely does.
         fringe: N x H x W, what differs from it somewhat.
         images: N x 3 x H x W in [0, 1].
         backgrounds: The same without objects.
@@ -79,11 +85,13 @@ def colour_regions(
     Returns:
         N x H x W, the number of the region at each pixel, counted from 1 in each image; 0 outside.
     """
-    _, h, w = foreground.shape
+    _, h, w = sure.shape
     least = max(4, round(smallest * h * w))
+    foreground = np.stack([_reached(*pair, least) for pair in zip(sure, sure | likely, strict=True)])
     shadow = looks_like_shadow(images, backgrounds)
     core = foreground & ~shadow
-    pieces = _pieces(core, hue(images))
+    hues = hue(images)
+    pieces = _pieces(core, hues)
     regions = np.zeros(foreground.shape, np.int32)
     for i in range(len(foreground)):
         seeds = _large(pieces[i], least)
@@ -91,8 +99,17 @@ def colour_regions(
         lit = core[i] | (grey > 0)
         seeds = np.where(grey > 0, grey + seeds.max(), seeds)
         if seeds.any():
-            regions[i] = _grown(seeds, lit, fringe[i] & ~shadow[i])
+            regions[i] = part_by_hue(_grown(seeds, lit, fringe[i] & ~shadow[i]), hues[i], least=least)
     return regions
+
+
+def _reached(sure: NDArray[np.bool_], likely: NDArray[np.bool_], least: int) -> NDArray[np.bool_]:
+    """H x W, the connected parts of a mask with at least so many sure pixels; sure: a part of the mask."""
+    components, count = ndimage.label(likely)
+    begun = np.bincount(components[sure], minlength=count + 1) >= least
+    begun[0] = False
+    reached: NDArray[np.bool_] = begun[components]
+    return reached
 
 
 def _pieces(mask: NDArray[np.bool_], hues: FloatArray) -> NDArray[np.int32]:

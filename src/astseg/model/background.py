@@ -43,6 +43,8 @@ TEMPLATE_RANGE = (0.02, 0.98)
 """Medians are kept this far from black and white, where a sigmoid would hardly move any more."""
 TEMPLATE_ERROR = -4.0
 """Logit of the predicted error that the template starts from: about 5 grey levels."""
+ERRORS = 7.0
+"""A pixel must differ from its background by more than so many times the error that is predicted for it (AE-NE)."""
 LARGE_IMAGE = 200
 """From this side on, the layers shrink their input by 3 instead of 2."""
 
@@ -306,7 +308,14 @@ class BackgroundModel(nn.Module):
         return self.decode(self._encode(images, view), view)
 
 
-def foreground_mask(images: Tensor, background: Tensor, predicted_error: Tensor, *, strictness: float = 1.0) -> Tensor:
+def foreground_mask(
+    images: Tensor,
+    background: Tensor,
+    predicted_error: Tensor,
+    *,
+    strictness: float = 1.0,
+    errors: float = ERRORS,
+) -> Tensor:
     """Pixels that the background does not explain, without any object model (AE-NE).
 
     Foreground where ``3 * max(0, l1 - 7 * predicted error) > (96 / 255) * brightness``, l1 the mean over RGB of
@@ -318,12 +327,13 @@ def foreground_mask(images: Tensor, background: Tensor, predicted_error: Tensor,
         background: B x 3 x H x W in [0, 1].
         predicted_error: B x 1 x H x W in [0, 1].
         strictness: Factor on both 7 and 96; 1 is AE-NE, less lets in what differs only somewhat.
+        errors: So many predicted errors are taken off the difference; 7 is AE-NE.
 
     Returns:
         B x H x W, bool.
     """
     difference = (images - background).abs().mean(dim=1)
-    unexplained = 3 * (difference - strictness * 7 * predicted_error.squeeze(1)).clamp_min(0)
+    unexplained = 3 * (difference - strictness * errors * predicted_error.squeeze(1)).clamp_min(0)
     brightness = background.mean(dim=(1, 2, 3)).view(-1, 1, 1)
     mask = unexplained > strictness * (96 / 255) * brightness
     if max(mask.shape[-2:]) < 400:
@@ -343,10 +353,14 @@ def nearest_around(images: Tensor, background: Tensor, *, reach: int = 2) -> Ten
     Returns:
         B x 3 x H x W.
     """
+    return images.clamp(-_largest_around(-background, reach), _largest_around(background, reach))
+
+
+def _largest_around(maps: Tensor, reach: int) -> Tensor:
+    """B x C x H x W -> the same, the largest value of the square around each pixel: rows, then columns (cheaper)."""
     side = 2 * reach + 1
-    brightest = functional.max_pool2d(background, side, stride=1, padding=reach)
-    darkest = -functional.max_pool2d(-background, side, stride=1, padding=reach)
-    return images.clamp(darkest, brightest)
+    rows = functional.max_pool2d(maps, (side, 1), stride=1, padding=(reach, 0))
+    return functional.max_pool2d(rows, (1, side), stride=1, padding=(0, reach))
 
 
 def _dilate(mask: Tensor, *, side: int) -> Tensor:

@@ -1,0 +1,106 @@
+"""Regions parted where they are of two colours: blocks that stand on each other, or one in front of another.
+
+Not in the paper. From pixel to pixel a hue can pass into another so softly, over the mixed pixels between two objects,
+that no step tells one from the other. The hues of all its pixels do: they fall into two groups, and each group keeps
+together in the image. That also tells two objects from one with a pattern, or with a rim of mixed pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+__all__ = ["part_by_hue"]
+
+FloatArray = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+APART = 0.5
+"""The hues of two objects differ by this much at least, summed over RGB."""
+
+TIGHT = 3.0
+"""And by so many times the deviation of the pixels of each from its own hue."""
+
+TOGETHER = 0.5
+"""Part of the pixels of each hue that lie in pieces large and thick enough to be objects."""
+
+THICK = 2.0
+"""Such pieces reach this far from their edge somewhere, in pixels: more than a rim does."""
+
+ROUNDS = 8
+"""Of the search for two groups of hues; it mostly ends after three."""
+
+
+def part_by_hue(regions: NDArray[np.int32], hues: FloatArray, *, least: int) -> NDArray[np.int32]:
+    """Part those regions of an image whose pixels are of two hues, and the parts again.
+
+    Args:
+        regions: H x W, the number of the region at each pixel, 0 outside.
+        hues: 3 x H x W, hue of each pixel (:func:`astseg.guidance.colours.hue`).
+        least: Pieces of fewer pixels are no objects.
+
+    Returns:
+        H x W, the number of the region at each pixel, counted from 1; 0 outside.
+    """
+    numbered = np.zeros_like(regions)
+    count = 0
+    for number, window in enumerate(ndimage.find_objects(regions), start=1):
+        if window is None:  # a number that no pixel has
+            continue
+        for part in _parts(regions[window] == number, hues[:, window[0], window[1]], least):
+            count += 1
+            numbered[window][part] = count
+    return numbered
+
+
+def _parts(region: Mask, hues: FloatArray, least: int) -> list[Mask]:
+    """The region itself, or its parts, h x w each."""
+    first = _of_first_hue(region, hues, least) if region.sum() >= 2 * least else None
+    if first is None:
+        return [region]
+    seeds: list[Mask] = []
+    for group in (first, region & ~first):
+        pieces = _pieces(group, least)
+        if sum(int(piece.sum()) for piece in pieces) < TOGETHER * group.sum():
+            return [region]
+        seeds += pieces
+    owner = np.stack([ndimage.distance_transform_edt(~seed) for seed in seeds]).argmin(axis=0)
+    return [part for i in range(len(seeds)) for part in _parts(region & (owner == i), hues, least)]
+
+
+def _of_first_hue(region: Mask, hues: FloatArray, least: int) -> Mask | None:
+    """Which pixels of a region are of the first of its two hues; None if it is of one."""
+    pixels = hues[:, region].T.astype(np.float64)  # P x 3
+    middle = pixels.mean(axis=0)
+    centred = pixels - middle
+    variances, axes = np.linalg.eigh(centred.T @ centred / len(pixels))
+    smaller = least / len(pixels)
+    if variances[-1] < smaller * (1 - smaller) * APART**2 / 3:  # what two groups that far apart have at least
+        return None
+    # k-means with two groups, parted at first across the axis on which the hues vary most.
+    first = centred @ axes[:, -1] > 0
+    for _ in range(ROUNDS):
+        one, other = pixels[first].mean(axis=0), pixels[~first].mean(axis=0)
+        nearer = (pixels - (one + other) / 2) @ (one - other) > 0
+        if nearer.all() or not nearer.any():
+            return None
+        if np.array_equal(nearer, first):
+            break
+        first = nearer
+    spread = np.mean([np.abs(pixels[of] - hue).sum(axis=1).mean() for of, hue in ((first, one), (~first, other))])
+    distance = np.abs(one - other).sum()
+    if distance < APART or distance < TIGHT * spread:
+        return None
+    mask = np.zeros_like(region)
+    mask[region] = first
+    return mask
+
+
+def _pieces(group: Mask, least: int) -> list[Mask]:
+    """The connected parts of a mask that are large and thick enough to be objects."""
+    pieces, count = ndimage.label(group)
+    depth = ndimage.distance_transform_edt(np.pad(group, 1))[1:-1, 1:-1]
+    numbers = np.arange(1, count + 1)
+    areas, depths = np.bincount(pieces.ravel(), minlength=count + 1)[1:], ndimage.maximum(depth, pieces, numbers)
+    return [pieces == number for number in numbers[(areas >= least) & (np.asarray(depths) >= THICK)]]

@@ -1,0 +1,87 @@
+"""Regions of two hues are parted; patterns, rims and specks part nothing."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from astseg.guidance.parting import part_by_hue
+
+H, W = 24, 31
+RED, GREEN, BLUE = (1.5, -0.7, -0.8), (-0.6, 1.2, -0.6), (-0.7, -0.5, 1.2)
+LEAST = 12
+
+
+def picture(*boxes: tuple[tuple[float, float, float], slice, slice]) -> NDArray[np.float32]:
+    hues = np.zeros((3, H, W), np.float32)
+    for hue, rows, columns in boxes:
+        hues[:, rows, columns] = np.array(hue)[:, None, None]
+    noise = np.random.default_rng(0).normal(0, 0.02, hues.shape)
+    return (hues + noise).astype(np.float32)
+
+
+def region(*boxes: tuple[slice, slice]) -> NDArray[np.int32]:
+    mask = np.zeros((H, W), np.int32)
+    for place in boxes:
+        mask[place] = 1
+    return mask
+
+
+def test_two_blocks_on_each_other() -> None:
+    top, bottom, columns = slice(4, 9), slice(9, 15), slice(10, 17)
+    parted = part_by_hue(
+        region((slice(4, 15), columns)), picture((RED, top, columns), (BLUE, bottom, columns)), least=LEAST
+    )
+    assert sorted(np.unique(parted)) == [0, 1, 2]
+    assert len(np.unique(parted[top, columns])) == len(np.unique(parted[bottom, columns])) == 1
+    assert (parted > 0).sum() == 11 * 7
+
+
+def test_a_tower_of_three_of_which_two_are_alike() -> None:
+    columns = slice(10, 17)
+    rows = [slice(2, 8), slice(8, 14), slice(14, 20)]
+    hues = picture(*((hue, place, columns) for hue, place in zip((RED, GREEN, RED), rows, strict=True)))
+    parted = part_by_hue(region((slice(2, 20), columns)), hues, least=LEAST)
+    found = [np.unique(parted[place, columns]) for place in rows]
+    assert [len(numbers) for numbers in found] == [1, 1, 1]
+    assert len({int(numbers[0]) for numbers in found}) == 3
+
+
+def test_three_hues_are_parted_one_after_the_other() -> None:
+    rows, columns = slice(5, 12), [slice(2, 9), slice(9, 16), slice(16, 23)]
+    hues = picture(*((hue, rows, place) for hue, place in zip((RED, GREEN, BLUE), columns, strict=True)))
+    parted = part_by_hue(region((rows, slice(2, 23))), hues, least=LEAST)
+    assert sorted(np.unique(parted)) == [0, 1, 2, 3]
+    assert all(len(np.unique(parted[rows, place])) == 1 for place in columns)
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        pytest.param([(RED, slice(4, 16), slice(8, 20))], id="one hue"),
+        pytest.param([(RED, slice(4, 16), slice(8, 20)), (BLUE, slice(6, 9), slice(10, 13))], id="a speck"),
+        pytest.param([(BLUE, slice(4, 16), slice(8, 20)), (RED, slice(5, 15), slice(9, 19))], id="a rim"),
+        pytest.param(
+            [(RED, slice(4, 16), slice(8, 20)), *((BLUE, slice(4, 16), slice(c, c + 2)) for c in range(8, 20, 4))],
+            id="stripes",
+        ),
+        pytest.param(
+            [((1.5, -0.7, -0.8), slice(4, 10), slice(8, 20)), ((1.35, -0.65, -0.7), slice(10, 16), slice(8, 20))],
+            id="nearly the same hue",
+        ),
+    ],
+)
+def test_what_parts_nothing(boxes: list[tuple[tuple[float, float, float], slice, slice]]) -> None:
+    mask = region((slice(4, 16), slice(8, 20)))
+    assert np.array_equal(part_by_hue(mask, picture(*boxes), least=LEAST), mask)
+
+
+def test_too_few_pixels_are_left_alone_and_numbers_are_counted_anew() -> None:
+    regions = np.zeros((H, W), np.int32)
+    regions[2:6, 2:5] = 3  # 12 pixels of two hues
+    regions[10:20, 10:20] = 7
+    hues = picture(
+        (RED, slice(2, 4), slice(2, 5)), (BLUE, slice(4, 6), slice(2, 5)), (RED, slice(10, 20), slice(10, 20))
+    )
+    parted = part_by_hue(regions, hues, least=LEAST)
+    assert np.array_equal(parted, (regions == 3) + 2 * (regions == 7))
+    assert not part_by_hue(np.zeros((H, W), np.int32), hues, least=LEAST).any()
