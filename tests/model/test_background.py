@@ -17,6 +17,7 @@ from astseg.model.background import (
     foreground_mask,
     is_complex,
     layer_plan,
+    nearest_around,
     positional_channels,
 )
 from astseg.types import UserError
@@ -268,6 +269,17 @@ def test_foreground_mask_is_cleaned_from_400_pixels_on() -> None:
     small = foreground_mask(images[..., :399], background[..., :399], predicted_error[..., :399])
     assert small[0, 5, 300]
     assert not small[0, 15, 110]
+
+
+def test_nearest_around_by_hand() -> None:
+    """Each channel by itself, within the range that the background has in the square around, cut off at the rim."""
+    torch.manual_seed(0)
+    images, background = torch.rand(2, 3, 7, 9), torch.rand(2, 3, 7, 9) * 0.5 + 0.2
+    found = nearest_around(images, background, reach=2)
+    for row, column in ((0, 0), (3, 4), (6, 8), (1, 7)):
+        around = background[..., max(0, row - 2) : row + 3, max(0, column - 2) : column + 3].flatten(2)
+        expected = images[..., row, column].clamp(around.amin(dim=2), around.amax(dim=2))
+        torch.testing.assert_close(found[..., row, column], expected, rtol=0, atol=0)
 
 
 def test_one_background_is_simple_and_many_are_complex() -> None:
