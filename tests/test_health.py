@@ -37,7 +37,7 @@ CONFIG = Config(
     model=MODEL,
     background=BackgroundConfig(steps=30, batch=8),
     objects=ObjectsConfig(
-        steps=150, frozen_steps=145, guided_steps=110, batch=8, learning_rate=3e-3, warmup=10, decay="cosine",
+        steps=240, frozen_steps=235, guided_steps=170, batch=16, learning_rate=3e-3, warmup=10, decay="cosine",
         entropy_ramp=60, guidance=0.5, guidance_steps=400,
     ),
 )  # fmt: skip
@@ -61,7 +61,7 @@ def scenes(count: int, *, objects: int = 3) -> SceneArrays:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> AstSeg:
     """A model with two slots, trained on scenes of three objects."""
     run = RunFolder(tmp_path_factory.mktemp("health") / "run")
-    return train(CONFIG, scenes(60), run=run, seed=0, reporter=Reporter(), device=torch.device("cpu"))
+    return train(CONFIG, scenes(240), run=run, seed=0, reporter=Reporter(), device=torch.device("cpu"))
 
 
 def fresh() -> AstSeg:
@@ -84,8 +84,9 @@ def test_too_few_slots(trained: AstSeg) -> None:
     assert "full" in names(health)
     assert "try --model.slots 4" in words(health, "full")
     assert health.background_error < 8
-    assert health.shifted > 0.5
     assert "nothing learnt" not in names(health)
+    # Of three objects a shift may well change which two are taken; of two it should not.
+    assert examine(trained, scenes(40, objects=2))[0].shifted > 0.5
 
 
 def test_an_untrained_model() -> None:
