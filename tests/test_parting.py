@@ -11,11 +11,11 @@ RED, GREEN, BLUE = (1.5, -0.7, -0.8), (-0.6, 1.2, -0.6), (-0.7, -0.5, 1.2)
 LEAST = 12
 
 
-def picture(*boxes: tuple[tuple[float, float, float], slice, slice]) -> NDArray[np.float32]:
+def picture(*boxes: tuple[tuple[float, float, float], slice, slice], deviation: float = 0.02) -> NDArray[np.float32]:
     hues = np.zeros((3, H, W), np.float32)
     for hue, rows, columns in boxes:
         hues[:, rows, columns] = np.array(hue)[:, None, None]
-    noise = np.random.default_rng(0).normal(0, 0.02, hues.shape)
+    noise = np.random.default_rng(0).normal(0, deviation, hues.shape)
     return (hues + noise).astype(np.float32)
 
 
@@ -73,6 +73,15 @@ def test_three_hues_are_parted_one_after_the_other() -> None:
 def test_what_parts_nothing(boxes: list[tuple[tuple[float, float, float], slice, slice]]) -> None:
     mask = region((slice(4, 16), slice(8, 20)))
     assert np.array_equal(part_by_hue(mask, picture(*boxes), least=LEAST), mask)
+
+
+def test_halves_that_differ_by_little_more_than_their_pixels_do_are_one_object() -> None:
+    """Hues 1.2 apart; with a deviation of 0.3 in each channel, those of a half are off their own by 0.7."""
+    one, other = (0.6, -0.3, -0.3), (0.0, 0.0, 0.3)
+    halves = [(one, slice(4, 10), slice(8, 20)), (other, slice(10, 16), slice(8, 20))]
+    mask = region((slice(4, 16), slice(8, 20)))
+    assert np.array_equal(part_by_hue(mask, picture(*halves, deviation=0.3), least=LEAST), mask)
+    assert part_by_hue(mask, picture(*halves, deviation=0.1), least=LEAST).max() == 2
 
 
 def test_too_few_pixels_are_left_alone_and_numbers_are_counted_anew() -> None:

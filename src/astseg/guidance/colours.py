@@ -87,7 +87,7 @@ def colour_regions(
     """
     _, h, w = sure.shape
     least = max(4, round(smallest * h * w))
-    foreground = np.stack([_reached(*pair, least) for pair in zip(sure, sure | likely, strict=True)])
+    foreground = np.stack([_components(sure[i] | likely[i], sure[i], least)[1] for i in range(len(sure))])
     shadow = looks_like_shadow(images, backgrounds)
     core = foreground & ~shadow
     hues = hue(images)
@@ -101,15 +101,6 @@ def colour_regions(
         if seeds.any():
             regions[i] = part_by_hue(_grown(seeds, lit, fringe[i] & ~shadow[i]), hues[i], least=least)
     return regions
-
-
-def _reached(sure: NDArray[np.bool_], likely: NDArray[np.bool_], least: int) -> NDArray[np.bool_]:
-    """H x W, the connected parts of a mask with at least so many sure pixels; sure: a part of the mask."""
-    components, count = ndimage.label(likely)
-    begun = np.bincount(components[sure], minlength=count + 1) >= least
-    begun[0] = False
-    reached: NDArray[np.bool_] = begun[components]
-    return reached
 
 
 def _pieces(mask: NDArray[np.bool_], hues: FloatArray) -> NDArray[np.int32]:
@@ -143,11 +134,12 @@ def _without(foreground: NDArray[np.bool_], seeds: NDArray[np.int32], least: int
     return _large(np.where(held, 0, components), least)
 
 
-def _components(mask: NDArray[np.bool_], seeds: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """H x W, the connected parts of a mask, counted from 1; and which of its pixels lie in one that holds a seed."""
+def _components(
+    mask: NDArray[np.bool_], seeds: NDArray[np.int32] | NDArray[np.bool_], least: int = 1
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """H x W, the connected parts of a mask, counted from 1; and which pixels lie in one with so many of seeds."""
     components, count = ndimage.label(mask)
-    held = np.zeros(count + 1, bool)
-    held[components[seeds > 0]] = True
+    held = np.bincount(components[seeds > 0], minlength=count + 1) >= least
     held[0] = False
     return components, held[components]
 
