@@ -84,9 +84,8 @@ def test_too_few_slots(trained: AstSeg) -> None:
     assert "full" in names(health)
     assert "try --model.slots 4" in words(health, "full")
     assert health.background_error < 8
+    assert health.shifted > 0.5
     assert "nothing learnt" not in names(health)
-    # Of three objects a shift may well change which two are taken; of two it should not.
-    assert examine(trained, scenes(40, objects=2))[0].shifted > 0.5
 
 
 def test_an_untrained_model() -> None:
