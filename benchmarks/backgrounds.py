@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 import torch
 
 from astseg import schedule
-from astseg.batches import Batches, find_regions
+from astseg.batches import Batches
 from astseg.data import load_scenes
 from astseg.data.synthetic import FAMILIES, render_scenes
 from astseg.data.tensors import images_to_tensor
+from astseg.guidance import find_regions
 from astseg.losses import background_loss
 from astseg.metrics import segmentation_metrics
 from astseg.model.background import BackgroundModel

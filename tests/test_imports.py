@@ -18,7 +18,8 @@ PACKAGE = SOURCE / "astseg"
 RANK = {
     **dict.fromkeys(["types"], 0),
     **dict.fromkeys(["config", "ops"], 1),
-    **dict.fromkeys(["data", "guidance", "losses", "metrics", "model"], 2),
+    **dict.fromkeys(["guidance"], 2),
+    **dict.fromkeys(["data", "losses", "metrics", "model"], 3),
     **dict.fromkeys(
         [
             "batches",
@@ -33,22 +34,22 @@ RANK = {
             "presets",
         ]
         + ["progress", "provenance", "published", "replay", "schedule", "states", "team", "terminal", "trouble"],
-        3,
+        4,
     ),
     **dict.fromkeys(
         ["arguments", "card", "contact", "evaluate", "few_labels", "handover", "health", "predict", "report", "revisit"]
         + ["train", "watch"],
-        4,
+        5,
     ),
     **dict.fromkeys(
-        ["comparison", "data_commands", "demo", "fit", "reference", "report_commands", "segment_commands"], 5
+        ["comparison", "data_commands", "demo", "fit", "reference", "report_commands", "segment_commands"], 6
     ),
-    **dict.fromkeys(["commands"], 6),
-    **dict.fromkeys(["cli"], 7),
-    **dict.fromkeys(["__main__"], 8),
+    **dict.fromkeys(["commands"], 7),
+    **dict.fromkeys(["cli"], 8),
+    **dict.fromkeys(["__main__"], 9),
 }
 # Parts of these ranks never import their equals. Those of the other ranks may, but not in a ring.
-APART = {0, 1, 2}
+APART = {0, 1, 2, 3}
 SECONDS_TO_LOAD = {"transformers"}
 NEVER = {"torchvision"}  # it has no build beside the CPU one of torch, and pulls CUDA's in
 

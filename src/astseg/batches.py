@@ -9,18 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from astseg.data.tensors import images_to_tensor
-from astseg.guidance import Blobs, colour_regions, find_blobs
-from astseg.model.background import BackgroundModel, foreground_mask, nearest_around
+from astseg.guidance import Blobs, find_regions
+from astseg.model.background import BackgroundModel
 from astseg.types import SceneArrays, UserError
 
-__all__ = ["Batches", "FrozenBackground", "find_regions", "freeze_background", "mirror", "split"]
+__all__ = ["Batches", "FrozenBackground", "freeze_background", "mirror", "split"]
 
 CACHE_BYTES = 4e9
 """Frozen backgrounds are kept in memory up to this size, and drawn anew at each step beyond it."""
@@ -178,20 +177,3 @@ def freeze_background(
             found.append(find_regions(images, background, predicted_error, limit=regions))
     blobs = Blobs.joined(found).to(batches.device) if regions else None
     return FrozenBackground(torch.cat(drawn) if keep else None, blobs)
-
-
-def find_regions(images: Tensor, background: Tensor, predicted_error: Tensor, *, limit: int) -> Blobs:
-    """The regions of a batch that differ from its background.
-
-    Args:
-        images: B x 3 x H x W in [0, 1].
-        background: The same without objects.
-        predicted_error: B x 1 x H x W in [0, 1], how far the background is expected to be off.
-        limit: R, regions kept for each image.
-    """
-    mask = partial(foreground_mask, images, background, predicted_error)
-    # The model expects errors where objects are, too: what is right to begin a region is too strict to fill it.
-    sure, likely, fringe = (one.cpu().numpy() for one in (mask(), mask(errors=1.0), mask(strictness=0.5)))
-    colours = colour_regions(sure, likely, fringe, images.cpu().numpy(), background.cpu().numpy())
-    moved = ~foreground_mask(images, nearest_around(images, background), predicted_error).cpu().numpy()
-    return find_blobs(colours, limit=limit, explained=moved)

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from astseg.batches import find_regions
 from astseg.checkpoint import RunFolder
 from astseg.data.tensors import images_to_tensor
 from astseg.evaluate import evaluate, inference
+from astseg.guidance import find_regions
 from astseg.health import early_warning
 from astseg.model.scene import AstSeg
 from astseg.outputs import panel, save_picture

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from astseg.batches import find_regions
 from astseg.checkpoint import RunFolder
 from astseg.data.tensors import images_to_tensor
 from astseg.fit.survey import Survey, image_gains
+from astseg.guidance import find_regions
 from astseg.model.background import BackgroundModel
 from astseg.progress import Reporter
 from astseg.train import train_background

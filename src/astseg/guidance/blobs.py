@@ -19,6 +19,9 @@ __all__ = ["Blobs", "find_blobs", "smallest_area"]
 NECK = 0.8
 """Two cores of a region are two objects if the way between them narrows below this part of the smaller one."""
 
+MARGIN = 1.25
+"""A glimpse is drawn this much larger than the region, so that its mask can end inside."""
+
 THIN = 2.0
 """Nearer than this to their edge everywhere, in pixels, regions are too thin to tell a neck from the pixel grid."""
 
@@ -57,6 +60,21 @@ class Blobs:
             box = torch.cat([box[..., :1] * sign, box[..., 1:]], dim=-1)
             regions = torch.where(mirrored[:, None, None], regions.flip(2), regions)
         return Blobs(box, self.present[indices], regions)
+
+    def frames(self, scale_numbers: int, scale_range: tuple[float, float]) -> tuple[Tensor, Tensor]:
+        """Where the glimpses lie that cover the regions, with a margin around.
+
+        Args:
+            scale_numbers: S, 1 or 2.
+            scale_range: Smallest and largest inverse scale.
+
+        Returns:
+            Positions N x R x 2, (x, y) in [-1, 1], and inverse scales N x R x S.
+        """
+        side = self.box[..., 2:].clamp_min(1e-3)
+        if scale_numbers == 1:
+            side = side.amax(dim=-1, keepdim=True)
+        return self.box[..., :2], (1 / (MARGIN * side)).clamp(*scale_range)
 
     def cells(self, size: tuple[int, int]) -> Tensor:
         """How much of each cell of an h x w map each region covers, N x R x h x w in [0, 1]."""

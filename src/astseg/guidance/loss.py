@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional
 
-from astseg.guidance.blobs import Blobs
+from astseg.guidance.blobs import MARGIN, Blobs
 from astseg.ops import crop_glimpses
 from astseg.types import ObjectLatents, SceneOutput
 
@@ -26,9 +26,6 @@ __all__ = ["glimpse_loss", "guidance_loss", "slot_anchors", "where_losses"]
 
 Pairs = tuple[Tensor, Tensor, Tensor]
 """Image, slot and region numbers of the matched pairs, P each."""
-
-MARGIN = 1.25
-"""A glimpse is drawn this much larger than the region, so that its mask can end inside."""
 
 ON_MARGIN = 4.0
 """A matched slot should outweigh the background by e^4 where its mask is full."""
@@ -125,11 +122,8 @@ def where_losses(
         distance of the log scale from the one that fits its box. ``activation``: distance from :data:`ON_MARGIN` for
         matched slots, softplus of the excess over :data:`OFF_MARGIN` for the others.
     """
-    box = blobs.box.to(latents.position)
-    centre, side = box[..., :2], box[..., 2:].clamp_min(1e-3)
-    if latents.scale.shape[-1] == 1:
-        side = side.amax(dim=-1, keepdim=True)
-    target = (1 / (MARGIN * side)).clamp(*scale_range).log()  # B x R x S
+    frames = blobs.frames(latents.scale.shape[-1], scale_range)
+    centre, target = (numbers.to(latents.position) for numbers in frames)
     cells = blobs.cells((attention.shape[2], attention.shape[3])).to(attention)
     unseen = -(attention.flatten(2) @ cells.flatten(2).mT).clamp_min(SMALLEST_SHARE).log()  # B x K x R
     with torch.no_grad():
@@ -143,7 +137,7 @@ def where_losses(
     terms = {
         "attention": unseen[image, slot, blob].sum() / max(1, len(image)),
         "position": _mean_distance(latents.position[image, slot], centre[image, blob]),
-        "scale": _mean_distance(latents.scale[image, slot].log(), target[image, blob]),
+        "scale": _mean_distance(latents.scale[image, slot].log(), target[image, blob].log()),
         "activation": torch.where(
             matched, (advantage - ON_MARGIN).abs() / 2, functional.softplus(advantage + OFF_MARGIN)
         ).mean(),

@@ -31,10 +31,8 @@ __all__ = [
     "LayerPlan",
     "background_variation",
     "channel_tables",
-    "foreground_mask",
     "is_complex",
     "layer_plan",
-    "nearest_around",
 ]
 
 CODE_SIZE = 16
@@ -43,8 +41,6 @@ TEMPLATE_RANGE = (0.02, 0.98)
 """Medians are kept this far from black and white, where a sigmoid would hardly move any more."""
 TEMPLATE_ERROR = -4.0
 """Logit of the predicted error that the template starts from: about 5 grey levels."""
-ERRORS = 7.0
-"""A pixel must differ from its background by more than so many times the error that is predicted for it (AE-NE)."""
 LARGE_IMAGE = 200
 """From this side on, the layers shrink their input by 3 instead of 2."""
 
@@ -306,71 +302,6 @@ class BackgroundModel(nn.Module):
         """Images B x 3 x H x W -> background B x 3 x H x W and predicted error B x 1 x H x W, all in [0, 1]."""
         view = None if self.palette is None else self.palette.look(images)
         return self.decode(self._encode(images, view), view)
-
-
-def foreground_mask(
-    images: Tensor,
-    background: Tensor,
-    predicted_error: Tensor,
-    *,
-    strictness: float = 1.0,
-    errors: float = ERRORS,
-) -> Tensor:
-    """Pixels that the background does not explain, without any object model (AE-NE).
-
-    Foreground where ``3 * max(0, l1 - 7 * predicted error) > (96 / 255) * brightness``, l1 the mean over RGB of
-    |image - background|, brightness the mean of the image's background. If a side reaches 400 pixels, the mask is then
-    cleaned: closed with a 5 x 5 square, opened with a 7 x 7 one.
-
-    Args:
-        images: B x 3 x H x W in [0, 1].
-        background: B x 3 x H x W in [0, 1].
-        predicted_error: B x 1 x H x W in [0, 1].
-        strictness: Factor on both 7 and 96; 1 is AE-NE, less lets in what differs only somewhat.
-        errors: So many predicted errors are taken off the difference; 7 is AE-NE.
-
-    Returns:
-        B x H x W, bool.
-    """
-    difference = (images - background).abs().mean(dim=1)
-    unexplained = 3 * (difference - strictness * errors * predicted_error.squeeze(1)).clamp_min(0)
-    brightness = background.mean(dim=(1, 2, 3)).view(-1, 1, 1)
-    mask = unexplained > strictness * (96 / 255) * brightness
-    if max(mask.shape[-2:]) < 400:
-        return mask
-    closed = _erode(_dilate(mask, side=5), side=5)
-    return _dilate(_erode(closed, side=7), side=7)
-
-
-def nearest_around(images: Tensor, background: Tensor, *, reach: int = 2) -> Tensor:
-    """What comes nearest to an image within the range that its background has around each pixel.
-
-    Args:
-        images: B x 3 x H x W in [0, 1].
-        background: B x 3 x H x W in [0, 1].
-        reach: So many pixels around.
-
-    Returns:
-        B x 3 x H x W.
-    """
-    return images.clamp(-_largest_around(-background, reach), _largest_around(background, reach))
-
-
-def _largest_around(maps: Tensor, reach: int) -> Tensor:
-    """B x C x H x W -> the same, the largest value of the square around each pixel: rows, then columns (cheaper)."""
-    side = 2 * reach + 1
-    rows = functional.max_pool2d(maps, (side, 1), stride=1, padding=(reach, 0))
-    return functional.max_pool2d(rows, (1, side), stride=1, padding=(0, reach))
-
-
-def _dilate(mask: Tensor, *, side: int) -> Tensor:
-    """B x H x W bool -> the same, true where any pixel of the square around is; beyond the rim there is nothing."""
-    return functional.max_pool2d(mask.float(), side, stride=1, padding=side // 2) > 0
-
-
-def _erode(mask: Tensor, *, side: int) -> Tensor:
-    """B x H x W bool -> the same, true where every pixel of the square around that lies in the image is."""
-    return ~_dilate(~mask, side=side)
 
 
 def background_variation(reconstructions: Tensor | Sequence[Tensor]) -> float:
