@@ -43,6 +43,7 @@ PUBLISHED = {
         "background_form": "paper",
         "faint": 0.0,
         "colour_noise": 0.0,
+        "proposals": False,
     },
     "background": {"ramp": [0.0, 0.0]},
     "objects": {
@@ -62,7 +63,8 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "palette": {"model": {"background_form": "palette"}},
     "faint objects drawn": {"model": {"faint": 0.0}},
     "without guided steps": {"objects": {"guided_steps": 0}},
-    "without a second look": {"model": {"look": 0}},
+    "without a second look": {"model": {"look": 0, "proposals": False}},
+    "without proposals": {"model": {"proposals": False}},
     "six slots": {"model": {"slots": 6}},
     "without parsimony": {"objects": {"parsimony_weight": 0.0}},
     "without any guidance": {"objects": {"guided_steps": 0, "guidance": 0.0}},

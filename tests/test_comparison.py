@@ -163,6 +163,16 @@ def test_by_what_pixels_choose_their_layer(
     assert " ".join(capsys.readouterr().out.split()).endswith(f"crop 0.8{told}")
 
 
+def test_places_by_proposals(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run without a second look makes none, and is not to be asked for any."""
+    common = f"evaluate {copied}/run-0 {copied}/desk --proposals".split()
+    assert cli.run([*common, "False"]) == 0
+    assert read(copied / "run-0" / "metrics.json")["proposals"] is False
+    capsys.readouterr()
+    assert cli.run([*common, "True"]) == 2
+    assert "--proposals needs a run with a second look" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("noise", ["-0.1", "nan", "inf"])
 def test_a_noise_that_is_none(noise: str, copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(f"evaluate {copied}/run-0 {copied}/desk --colour-noise={noise}".split()) == 2
@@ -216,3 +226,5 @@ def test_circumstances_in_words() -> None:
     plain = "protocol astseg, 1 images of d, split all (ab), 20x28, crop 1"
     assert described(measured({}, colour_noise=0.0).circumstances) == plain
     assert described(measured({}, colour_noise=0.15).circumstances) == f"{plain}, masks by weights and colours (0.15)"
+    told = described(measured({}, colour_noise=0.15, proposals=True).circumstances)
+    assert told == f"{plain}, masks by weights and colours (0.15), places by proposals"

@@ -55,6 +55,7 @@ NOT_OURS: dict[str, Any] = {  # what this package adds is off in the published p
     "model.pixel_activation": False,
     "model.faint": 0.0,
     "model.colour_noise": 0.0,
+    "model.proposals": False,
     "objects.guidance": 0.0,
     "objects.parsimony_weight": 0.0,
     "objects.decay": "step",

@@ -164,6 +164,9 @@ class Evaluate(Taken):
     colour_noise: float | None = None
     """By how much colours may be off by which pixels choose their layer too; 0: by the layer weights alone, as
     published; by default as the run has it."""
+    proposals: bool | None = None
+    """Whether slots take their places from regions that differ from the background; False: where the encoder looks, as
+    published; by default as the run has it."""
     batch_size: int = 64
     """Images at a time."""
 

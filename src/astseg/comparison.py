@@ -121,10 +121,12 @@ def described(circumstances: dict[str, Any]) -> str:
     ...            "crop": 0.8, "data": "clevr"})
     'protocol astseg, 50 images of clevr, split test (ab), 64x48, crop 0.8'
 
-    How pixels choose their layer is told where that is not by the layer weights alone.
+    How slots find their places and pixels their layer is told where that is not as published.
     """
     values = {**circumstances, "size": "x".join(map(str, circumstances["size"]))}
     noise = circumstances.get("colour_noise", 0)
+    ours = [f", masks by weights and colours ({noise:g})"] if noise else []
+    ours += [", places by proposals"] if circumstances.get("proposals") else []
     return (
         "protocol {protocol}, {count} images of {data}, split {split} ({split_hash}), {size}, crop {crop:g}"
-    ).format(**values) + (f", masks by weights and colours ({noise:g})" if noise else "")
+    ).format(**values) + "".join(ours)

@@ -85,6 +85,8 @@ class ModelConfig:
             nor drawn in training; 0 is the paper: all are drawn.
         colour_noise: Outside of training, a pixel's layer is chosen by its colour too, which may be off by this
             deviation, in [0, 1] (see :mod:`astseg.model.ownership`); 0 is the paper: by the layer weights alone.
+        proposals: Outside of training, slots take their places from regions that differ from the background (see
+            :mod:`astseg.model.proposals`); needs a second look. Off in the paper.
         background_width: ``small``, ``simple``, ``complex`` or ``auto`` (simple or complex, by a short run).
         background_form: ``paper``, ``template`` or ``palette`` (see :class:`astseg.model.background.BackgroundModel`).
         reference: Do what the reference implementation does by accident: with isotropic scale the first appearance
@@ -111,6 +113,7 @@ class ModelConfig:
     pixel_activation: bool = False
     faint: float = 0.0
     colour_noise: float = 0.0
+    proposals: bool = False
     background_width: str = "complex"
     background_form: str = "paper"
     reference: bool = False
@@ -134,6 +137,10 @@ class ModelConfig:
         _check(
             self.look >= 0 and self.look % 4 == 0,
             f"look is {self.look}, expected 0 or a multiple of 4: pixels of a crop",
+        )
+        _check(
+            not self.proposals or self.look > 0,
+            "proposals is on, but look is 0: only with a second look can a slot tell what lies where it did not look",
         )
         _check(0 <= self.colour_noise < math.inf, f"colour_noise is {self.colour_noise}, expected 0 (off) or more")
         _check(self.faint >= 0, f"faint is {self.faint}, expected 0 (all objects are drawn) or more")

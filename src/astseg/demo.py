@@ -94,6 +94,7 @@ def demo_in(folder: RunFolder, command: Demo, console: Console) -> Evaluation:
         "family": command.family,
         "protocol": result.protocol,
         "colour_noise": model.colour_noise,
+        "proposals": model.proposals,
         "train_scenes": len(train_scenes),
     }
     write_card(folder, config, about, metrics)

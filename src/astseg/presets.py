@@ -132,6 +132,7 @@ PRESETS: dict[str, Preset] = {
                 "look": 16,
                 "faint": 5.0,
                 "colour_noise": 0.15,
+                "proposals": True,
                 "refinement": "residual",
                 "transformer_width": 128,
                 "transformer_layers": 3,

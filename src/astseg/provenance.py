@@ -39,6 +39,7 @@ DEFAULTS: dict[str, str] = {
     "model.pixel_activation": f"{REFERENCE}: for videos only",
     "model.faint": _OFF,
     "model.colour_noise": _OFF,
+    "model.proposals": _OFF,
     "model.background_width": "AE-NE: complex where each image has another background",
     "model.background_form": "AE-NE",
     "model.reference": "ours: accidents of the reference are mended",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from astseg import Segmenter
 from astseg.evaluate import inference
+from astseg.guidance import Blobs, find_blobs
 from astseg.model.ownership import owned, ownership
 from astseg.model.scene import AstSeg, build
 from astseg.ops import SPECK
@@ -77,6 +78,51 @@ def test_a_pixel_on_the_outline_goes_to_whom_it_looks_like() -> None:
     weights[:, 0] = 1 - weights[:, 1]
     found = ownership(weights, errors(images, background, layers), owned(weights), noise=0.15).argmax(dim=1)
     assert torch.equal(found[0] > 0, (images[0] - 0.5).abs().sum(dim=0) > 0)
+
+
+def regions_of(*boxes: tuple[int, int, int, int]) -> Blobs:
+    """Rectangles (top, bottom, left, right) in one image, ends exclusive."""
+    numbers = np.zeros((1, H, W), np.int32)
+    for number, (top, bottom, left, right) in enumerate(boxes, start=1):
+        numbers[0, top:bottom, left:right] = number
+    return find_blobs(numbers, limit=4)
+
+
+def test_pixels_of_a_region_have_a_say_in_each_other_s() -> None:
+    """What is less than clear goes to whom the rest of the region, or of the image outside of regions, belongs to."""
+    weights = torch.zeros(1, 3, H, W)
+    weights[0, 1, 2:8, 3:12] = 0.95
+    weights[0, 1, 4:6, 5:7] = 0.2  # a hole that is none
+    weights[0, 1, 15, 20:24] = 0.6  # a few pixels that no region has
+    weights[0, 2, 10:16, 3:9] = 0.95  # two objects in one region
+    weights[0, 1, 10:16, 9:14] = 0.95
+    weights[:, 0] = 1 - weights[:, 1:].sum(dim=1)
+    off, everyone = torch.zeros(1, 3, H, W), torch.ones(1, 2, dtype=torch.bool)
+    off[0, 0, :, :14] = 0.03  # the background does not look the same, but not very different either
+    alone = ownership(weights, off, everyone, noise=0.15)
+    regions = regions_of((2, 8, 3, 12), (10, 16, 3, 14))
+    agreed = ownership(weights, off, everyone, noise=0.15, regions=regions)
+    expected = weights.argmax(dim=1)
+    assert torch.equal(alone.argmax(dim=1), expected)
+    expected[0, 4:6, 5:7] = 1
+    expected[0, 15, 20:24] = 0
+    assert torch.equal(agreed.argmax(dim=1), expected)
+
+
+def test_shares_sum_to_one_with_regions_too() -> None:
+    images, background, layers, weights = random_scene(3)
+    off = errors(images, background, layers)
+    everyone = torch.ones(B, K, dtype=torch.bool)
+    regions = Blobs.joined([regions_of((2, 8, 3, 12), (10, 16, 3, 14)), regions_of()])
+    found = ownership(weights, off, everyone, noise=0.15, regions=regions)
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(B, H, W))
+    assert (found[weights == 0] == 0).all()
+    # The image's own rule, by hand: the mean over a region, and over what is outside of them, under the root.
+    alone = ownership(weights, off, everyone, noise=0.15)
+    for number in range(3):
+        inside = regions.regions[0] == number
+        product = alone[0, :, inside] * (alone[0, :, inside].mean(dim=1, keepdim=True) + 0.02).sqrt()
+        torch.testing.assert_close(found[0, :, inside], product / product.sum(dim=0), rtol=1e-4, atol=1e-6)
 
 
 def test_specks_own_nothing() -> None:

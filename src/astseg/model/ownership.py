@@ -7,6 +7,9 @@ the layer's colour the likelihood, and what a pixel belongs to the posterior.
 
 An object that nobody would miss owns nothing: another layer shows nearly the same in most of its pixels. Such are the
 second of two slots on one object, and slots that draw what the background shows as well.
+
+Where the regions that differ from the background are known, their pixels have a say in each other's: what lies in one
+region mostly is one object, and what lies in none mostly is background.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from astseg.guidance import Blobs
 from astseg.ops import SPECK, shapes_are_fixed
 
 __all__ = ["owned", "ownership"]
@@ -24,6 +28,12 @@ MOST = 0.7
 
 SAME = 0.5
 """It is if that layer explains these pixels worse by less than so many nats each."""
+
+TOGETHER = 0.5
+"""The mean share of a layer in a region counts with this power: 1 would be another opinion as good as the pixel's."""
+
+DISSENT = 0.02
+"""Added to that mean, so that what only few pixels of a region belong to can still have them."""
 
 STEEPEST = 60.0
 """Largest logarithm of a likelihood against that of the layer with the largest weight, so that float32 holds it."""
@@ -37,7 +47,9 @@ def owned(weights: Tensor) -> Tensor:
     return area[:, 1:] > SPECK * first.shape[1]
 
 
-def ownership(weights: Tensor, errors: Tensor, objects: Tensor, *, noise: float) -> Tensor:
+def ownership(
+    weights: Tensor, errors: Tensor, objects: Tensor, *, noise: float, regions: Blobs | None = None
+) -> Tensor:
     """Posterior of the layers at each pixel.
 
     Args:
@@ -45,16 +57,17 @@ def ownership(weights: Tensor, errors: Tensor, objects: Tensor, *, noise: float)
         errors: B x L x H x W, squared error of each layer's colours, summed over RGB; anything where its weight is 0.
         objects: B x K, which objects may own pixels (:func:`owned`).
         noise: Deviation of a colour from that of its layer, for each of RGB, above 0.
+        regions: What differs from the background, whose pixels mostly belong together; None: they count for nothing.
 
     Returns:
         B x L x H x W, sums to one over the layers; 0 wherever the weight is.
     """
     off = errors / (2 * noise**2)  # nats
-    first = _posterior(weights, off, objects)
-    needless = _needless(first, off)
-    if not shapes_are_fixed(weights.device) and not needless.any():
-        return first
-    return _posterior(weights, off, objects & ~needless)
+    posterior = _posterior(weights, off, objects)
+    needless = _needless(posterior, off)
+    if shapes_are_fixed(weights.device) or needless.any():
+        posterior = _posterior(weights, off, objects & ~needless)
+    return posterior if regions is None else _agreed(posterior, regions)
 
 
 def _posterior(weights: Tensor, off: Tensor, objects: Tensor) -> Tensor:
@@ -64,6 +77,15 @@ def _posterior(weights: Tensor, off: Tensor, objects: Tensor) -> Tensor:
     posterior = off.gather(1, prior.max(dim=1, keepdim=True).indices) - off
     posterior.clamp_max_(STEEPEST).exp_().mul_(prior)
     return posterior.div_(posterior.sum(dim=1, keepdim=True).clamp_min_(torch.finfo(posterior.dtype).tiny))
+
+
+def _agreed(posterior: Tensor, regions: Blobs) -> Tensor:
+    """Shares of the pixels, times what all pixels of their region, or of the rest of the image, say on the average."""
+    inside = functional.one_hot(regions.regions.flatten(1).long(), regions.present.shape[1] + 1)
+    inside = inside.to(posterior)  # B x HW x (R + 1)
+    shares = posterior.flatten(2) @ inside / inside.sum(dim=1, keepdim=True).clamp_min(1)  # B x L x (R + 1)
+    agreed = posterior * ((shares + DISSENT).pow(TOGETHER) @ inside.mT).view_as(posterior)
+    return agreed.div_(agreed.sum(dim=1, keepdim=True).clamp_min_(torch.finfo(agreed.dtype).tiny))
 
 
 def _needless(posterior: Tensor, off: Tensor) -> Tensor:

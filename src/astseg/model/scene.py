@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from astseg.config import ModelConfig
+from astseg.guidance import Blobs, find_regions
 from astseg.model.backbones import build_backbone
 from astseg.model.background import BackgroundModel
 from astseg.model.encoder import Encoder, Refinement
 from astseg.model.look import SecondLook
 from astseg.model.ownership import owned, ownership
+from astseg.model.proposals import take_places
 from astseg.model.renderer import GlimpseGenerator, Renderer, glimpse_channels
 from astseg.ops import at_least_float32
 from astseg.types import SceneOutput, UserError
@@ -26,7 +28,13 @@ class AstSeg(nn.Module):
     """Find, separate and redraw the objects of images."""
 
     def __init__(
-        self, background_model: BackgroundModel, encoder: Encoder, renderer: Renderer, *, colour_noise: float = 0.0
+        self,
+        background_model: BackgroundModel,
+        encoder: Encoder,
+        renderer: Renderer,
+        *,
+        colour_noise: float = 0.0,
+        proposals: bool = False,
     ) -> None:
         """Put the parts together.
 
@@ -36,12 +44,15 @@ class AstSeg(nn.Module):
             renderer: Latents and background -> layers, masks, weights, reconstruction.
             colour_noise: Outside of training, deviation of colours by which pixels choose their layer too; 0: they
                 do not.
+            proposals: Outside of training, slots take their places from regions that differ from the background; the
+                encoder must have a second look.
         """
         super().__init__()
         self.background_model = background_model
         self.encoder = encoder
         self.renderer = renderer
         self.colour_noise = colour_noise
+        self.proposals = proposals
 
     def forward(self, images: Tensor, background: Tensor | None = None, *, layers: bool = True) -> SceneOutput:
         """Run the method.
@@ -58,9 +69,13 @@ class AstSeg(nn.Module):
         rows, columns = self.renderer.image_size
         if (height, width) != (rows, columns):
             raise UserError(f"images are {height}x{width}, but the model was built for {rows}x{columns}: resize them")
-        if background is None:
-            background, _ = self.background_model(images)
+        background, regions = self._behind(images, background)
         latents, attention = self.encoder.locate(images)
+        if regions is not None:
+            behind = self.renderer.background_log_activation.detach()
+            latents, attention = take_places(
+                latents, attention, regions, behind=behind, scale_range=self.encoder.scale_range
+            )
         drawn = None if layers else self.renderer.drawn(latents.log_activation)
         latents = self.encoder.look_again(images, latents, attention, drawn)
         colours, masks, weights, reconstruction = self.renderer(latents, background, layers=layers, drawn=drawn)
@@ -76,8 +91,17 @@ class AstSeg(nn.Module):
         if self.colour_noise and not self.training:
             objects = owned(weights)
             errors = self.renderer.colour_errors(latents, background, images, objects)
-            output.posterior = ownership(weights, errors, objects, noise=self.colour_noise)
+            output.posterior = ownership(weights, errors, objects, noise=self.colour_noise, regions=regions)
         return output
+
+    def _behind(self, images: Tensor, known: Tensor | None) -> tuple[Tensor, Blobs | None]:
+        """The background of images, and the regions that differ from it where slots are to take places from them."""
+        if self.training or not self.proposals:
+            return self.background_model(images)[0] if known is None else known, None
+        drawn, predicted_error = self.background_model(images)
+        background = drawn if known is None else known
+        regions = find_regions(images, background, predicted_error, limit=self.encoder.slots)
+        return background, regions.to(images.device)
 
     def glimpses(self, images: Tensor, attention: Tensor, position: Tensor, scale: Tensor) -> Tensor:
         """Glimpses of what the second look sees at given places.
@@ -131,7 +155,7 @@ def build(config: ModelConfig) -> AstSeg:
         faint=config.faint,
     )
     background = BackgroundModel(config.image_size, config.background_width, form=config.background_form)
-    model = AstSeg(background, encoder, renderer, colour_noise=config.colour_noise)
+    model = AstSeg(background, encoder, renderer, colour_noise=config.colour_noise, proposals=config.proposals)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
