@@ -7,7 +7,8 @@
 in float32, with what the way back needs. ``ours`` is what is run where only labels are asked for: no gradients,
 nothing drawn for objects that are off, an object drawn where it lies; ``ours bfloat16`` the same under autocast. With a
 run folder its trained model is measured, and the share of pixels whose label bfloat16 changes; otherwise models with
-fresh weights, half of whose objects are on.
+fresh weights, half of whose objects are on. A run that has proposals makes them too, last: training knows none, and the
+pictures of fresh models, random numbers, have no regions.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def models(options: argparse.Namespace) -> Iterator[tuple[str, AstSeg]]:
         return
     for backbone in options.backbones:
         for side in options.sizes:
-            settings: dict[str, Any] = {"backbone": backbone, "image_size": (side, side)}
+            settings: dict[str, Any] = {"backbone": backbone, "image_size": (side, side), "proposals": False}
             torch.manual_seed(0)
             model = build(override(preset("small"), {"model": settings}).model)
             with torch.no_grad():  # half of the objects on, of the size of an eighth of the side
@@ -102,12 +103,15 @@ def pictures(options: argparse.Namespace, batch: int, size: tuple[int, int]) -> 
 
 def forwards(model: AstSeg, images: Tensor, *, compiled: bool = False) -> dict[str, Callable[[], Tensor]]:
     """Ways from images to labels B x H x W."""
+    proposals = model.proposals
 
     def as_in_training() -> Tensor:
+        model.proposals = False
         labels: Tensor = model(images).ownership.argmax(dim=1)
         return labels
 
-    def ours(runs: Any, half: bool) -> Tensor:
+    def ours(runs: Any, half: bool, proposing: bool = False) -> Tensor:
+        model.proposals = proposing
         device = images.device.type
         with inference(model), torch.autocast(device, torch.bfloat16) if half else nullcontext():
             labels: Tensor = runs(images, layers=False).ownership.max(dim=1).indices
@@ -121,6 +125,7 @@ def forwards(model: AstSeg, images: Tensor, *, compiled: bool = False) -> dict[s
             for form, runs in forms.items()
             for precision in ("float32", "bfloat16")
         },
+        **({"ours with proposals": partial(ours, model, False, True)} if proposals else {}),
     }
 
 
