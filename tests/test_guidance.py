@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from astseg.guidance import Blobs, find_blobs, glimpse_loss, guidance_loss, slot_anchors
+from astseg.guidance.blobs import BELL, _depth
 from astseg.guidance.loss import INSIDE, MARGIN, OFF_MARGIN, ON_MARGIN, TERM_WEIGHTS, WRONG_PIXEL
 from astseg.ops import crop_glimpses
 from astseg.types import ObjectLatents, SceneOutput
@@ -172,6 +174,26 @@ def test_a_disc_in_a_ring_is_another_region() -> None:
     blobs = find_blobs((ring | inner)[None], limit=5)
     np.testing.assert_array_equal(blobs.regions[0] == 1, ring)
     np.testing.assert_array_equal(blobs.regions[0] == 2, inner)
+
+
+@pytest.mark.parametrize("smooth", [0.7, 1.5, 3.0])
+def test_depth_is_that_of_the_filled_region(smooth: float) -> None:
+    """Of random spots with holes and without, whether or not a cheap look tells that there is none."""
+    holes = 0
+    for seed in range(40):
+        parts, _ = ndimage.label(ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(H, W)), smooth) > 0)
+        for number, window in enumerate(ndimage.find_objects(parts), start=1):
+            region = parts[window] == number
+            filled = ndimage.binary_fill_holes(region)
+            holes += not np.array_equal(filled, region)
+            np.testing.assert_array_equal(_depth(region), ndimage.distance_transform_edt(np.pad(filled, 1))[1:-1, 1:-1])
+    assert holes
+
+
+def test_depth_is_smoothed_by_a_gaussian() -> None:
+    depth = _depth(disc(15, 12, 7) | disc(15, 32, 7))
+    smooth = ndimage.correlate1d(ndimage.correlate1d(depth, BELL, axis=0), BELL, axis=1)
+    np.testing.assert_array_equal(smooth, ndimage.gaussian_filter(depth, 1.0))
 
 
 def assert_same(one: Blobs, other: Blobs) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,10 @@ THIN = 2.0
 
 SLIVER = 2.5
 """Nearer than this to their edge everywhere, in pixels, regions may be lines that the background draws a bit off."""
+
+BELL = np.exp(-0.5 * np.arange(-4, 5) ** 2)
+"""What smooths the distances; ndimage.gaussian_filter would weigh it anew for each region."""
+BELL /= BELL.sum()
 
 
 @dataclass(frozen=True)
@@ -100,20 +105,20 @@ def find_blobs(
             no objects, but lines that the background drew a pixel off, such as that between a wall and the floor.
     """
     n, h, w = foreground.shape
-    box = torch.zeros(n, limit, 4)
-    present = torch.zeros(n, limit, dtype=torch.bool)
-    regions = torch.zeros(n, h, w, dtype=torch.uint8)
+    box = np.zeros((n, limit, 4), np.float32)
+    present = np.zeros((n, limit), np.bool_)
+    regions = np.zeros((n, h, w), np.uint8)
     for i, mask in enumerate(foreground):
-        parts = [part for part in _parts(mask) if part[0] >= smallest_area(h, w, smallest)]
+        parts = [part for part in _parts(mask) if part.area >= smallest_area(h, w, smallest)]
         if explained is not None:
             parts = [part for part in parts if not _is_line(part, explained[i])]
-        parts.sort(key=lambda part: -part[0])
-        for j, (_, top, left, part) in enumerate(parts[:limit]):
+        parts.sort(key=lambda part: -part.area)
+        for j, (_, top, left, part, _) in enumerate(parts[:limit]):
             height, width = part.shape
-            box[i, j] = torch.tensor([(2 * left + width) / w - 1, (2 * top + height) / h - 1, width / w, height / h])
+            box[i, j] = (2 * left + width) / w - 1, (2 * top + height) / h - 1, width / w, height / h
             present[i, j] = True
-            regions[i, top : top + height, left : left + width][torch.from_numpy(part)] = j + 1
-    return Blobs(box, present, regions)
+            regions[i, top : top + height, left : left + width][part] = j + 1
+    return Blobs(torch.from_numpy(box), torch.from_numpy(present), torch.from_numpy(regions))
 
 
 def smallest_area(height: int, width: int, smallest: float = SPECK) -> float:
@@ -121,39 +126,70 @@ def smallest_area(height: int, width: int, smallest: float = SPECK) -> float:
     return max(4.0, smallest * height * width)
 
 
-def _parts(
-    mask: NDArray[np.bool_] | NDArray[np.int32],
-) -> Iterator[tuple[int, int, int, NDArray[np.bool_]]]:
-    """Area, top, left and cropped mask of each region of an H x W mask or map of regions, in pixels."""
+class _Part(NamedTuple):
+    """One region: its pixels, where they begin, its cropped mask, and how far it reaches from its edge."""
+
+    area: int
+    top: int
+    left: int
+    mask: NDArray[np.bool_]
+    thickness: float
+
+
+def _parts(mask: NDArray[np.bool_] | NDArray[np.int32]) -> Iterator[_Part]:
+    """The regions of an H x W mask or map of regions, those with necks cut."""
     components = ndimage.label(mask)[0] if mask.dtype == bool else mask
     for number, window in enumerate(ndimage.find_objects(components), start=1):
         if window is None:  # a number that no pixel has
             continue
-        for part in _cut(components[window] == number):
+        top, left = window[0].start, window[1].start
+        region = components[window] == number
+        depth = _depth(region)
+        parts = _cut(region, depth)
+        if len(parts) == 1:  # whole, so it fills its window
+            yield _Part(int(np.count_nonzero(region)), top, left, region, float(depth.max()))
+            continue
+        for part in parts:
             rows, columns = np.nonzero(part.any(axis=1))[0], np.nonzero(part.any(axis=0))[0]
             cropped = part[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            yield int(cropped.sum()), window[0].start + int(rows[0]), window[1].start + int(columns[0]), cropped
+            area, thickness = int(np.count_nonzero(cropped)), float(_depth(cropped).max())
+            yield _Part(area, top + int(rows[0]), left + int(columns[0]), cropped, thickness)
 
 
-def _is_line(part: tuple[int, int, int, NDArray[np.bool_]], explained: NDArray[np.bool_]) -> bool:
+def _is_line(part: _Part, explained: NDArray[np.bool_]) -> bool:
     """Whether a region is thin, and explained for the most."""
-    area, top, left, region = part
-    height, width = region.shape
-    within = region & explained[top : top + height, left : left + width]
-    return bool(2 * within.sum() > area and _depth(region).max() < SLIVER)
+    if part.thickness >= SLIVER:
+        return False
+    height, width = part.mask.shape
+    within = part.mask & explained[part.top : part.top + height, part.left : part.left + width]
+    return bool(2 * np.count_nonzero(within) > part.area)
 
 
 def _depth(region: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Distance of each pixel from the edge of a region, holes filled, so that a ring is one object and no chain."""
-    depth: NDArray[np.float64] = ndimage.distance_transform_edt(np.pad(ndimage.binary_fill_holes(region), 1))
+    framed = np.zeros((region.shape[0] + 2, region.shape[1] + 2), np.bool_)
+    framed[1:-1, 1:-1] = region
+    if _may_have_holes(framed) and _may_have_holes(framed.T):
+        framed = ndimage.label(~framed)[0] != 1  # the first part is what lies around
+    depth: NDArray[np.float64] = ndimage.distance_transform_edt(framed)
     return depth[1:-1, 1:-1]
 
 
-def _cut(region: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+def _may_have_holes(framed: NDArray[np.bool_]) -> bool:
+    """Whether any row of a region is in two: a hole lies between pixels of the region in its row. Cheap to ask."""
+    begins = framed[:, 1:] > framed[:, :-1]
+    return bool(np.count_nonzero(begins) > np.count_nonzero(framed.any(axis=1)))
+
+
+def _cut(region: NDArray[np.bool_], distance: NDArray[np.float64]) -> list[NDArray[np.bool_]]:
     """Cut one connected region where it has a neck: its cores are peaks of the distance to its edge."""
-    distance = _depth(region)
-    smooth = ndimage.gaussian_filter(distance, 1.0) * (distance > 0)
-    peaks = np.argwhere((smooth == ndimage.maximum_filter(smooth, size=5)) & (distance > THIN))
+    thick = distance > THIN
+    if not thick.any():
+        return [region]
+    smooth = ndimage.correlate1d(ndimage.correlate1d(distance, BELL, axis=0), BELL, axis=1) * (distance > 0)
+    peaks = np.argwhere((smooth == ndimage.maximum_filter(smooth, size=5)) & thick)
+    if len(peaks) < 2:
+        return [region]
     peaks = peaks[np.argsort(-distance[tuple(peaks.T)], kind="stable")]
     cores: list[NDArray[np.intp]] = []
     for peak in peaks:  # the thickest first; a thinner one counts if it has a neck towards every thicker one
@@ -171,7 +207,7 @@ def _cut(region: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
 
 def _narrowest(distance: NDArray[np.float64], start: NDArray[np.intp], end: NDArray[np.intp]) -> float:
     """The smallest distance to the edge on the straight way between two cells."""
-    steps = int(np.abs(end - start).max()) + 1
-    rows = np.linspace(start[0], end[0], steps).round().astype(int)
-    columns = np.linspace(start[1], end[1], steps).round().astype(int)
+    way = end - start
+    steps = np.abs(way).max()
+    rows, columns = np.rint(np.arange(steps + 1) * (way / steps)[:, None] + start[:, None]).astype(int)
     return float(distance[rows, columns].min())
