@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from astseg.guidance.parting import part_by_hue
+from astseg.guidance.parting import APART, ROUNDS, TIGHT, TOGETHER, _of_first_hue, _pieces, part_by_hue
 
 H, W = 24, 31
 RED, GREEN, BLUE = (1.5, -0.7, -0.8), (-0.6, 1.2, -0.6), (-0.7, -0.5, 1.2)
@@ -94,3 +95,65 @@ def test_too_few_pixels_are_left_alone_and_numbers_are_counted_anew() -> None:
     parted = part_by_hue(regions, hues, least=LEAST)
     assert np.array_equal(parted, (regions == 3) + 2 * (regions == 7))
     assert not part_by_hue(np.zeros((H, W), np.int32), hues, least=LEAST).any()
+
+
+def two_groups(region: NDArray[np.bool_], hues: NDArray[np.float32], least: int) -> NDArray[np.bool_] | None:
+    """k-means as in a textbook: the means of both groups anew in each round, each pixel to the nearer one."""
+    pixels = hues[:, region].T.astype(np.float64)
+    variances, axes = np.linalg.eigh(np.cov(pixels.T, bias=True))
+    smaller = least / len(pixels)
+    if variances[-1] < smaller * (1 - smaller) * APART**2 / 3:
+        return None
+    first = (pixels - pixels.mean(axis=0)) @ axes[:, -1] > 0
+    for _ in range(ROUNDS):
+        one, other = pixels[first].mean(axis=0), pixels[~first].mean(axis=0)
+        nearer = ((pixels - one) ** 2).sum(axis=1) < ((pixels - other) ** 2).sum(axis=1)
+        if nearer.all() or not nearer.any():
+            return None
+        if np.array_equal(nearer, first):
+            break
+        first = nearer
+    spread = np.mean([np.abs(pixels[of] - mean).sum(axis=1).mean() for of, mean in ((first, one), (~first, other))])
+    if np.abs(one - other).sum() < max(APART, TIGHT * spread):
+        return None
+    mask = np.zeros_like(region)
+    mask[region] = first
+    return mask
+
+
+def test_two_groups_are_those_of_plain_k_means() -> None:
+    """Of random hues, clear ones and not; sizes and hues differ."""
+    generator = np.random.default_rng(0)
+    parted = 0
+    for _ in range(60):
+        region = ndimage.gaussian_filter(generator.normal(size=(H, W)), 2) > 0
+        share, deviation = generator.uniform(0.05, 0.5), generator.uniform(0.05, 0.4)
+        kinds = (generator.random((H, W)) < share).astype(int)
+        hues = generator.normal(0, 0.6, (2, 3))[kinds].transpose(2, 0, 1)
+        hues = (hues + generator.normal(0, deviation, hues.shape)).astype(np.float32)
+        found, expected = _of_first_hue(region, hues, LEAST), two_groups(region, hues, LEAST)
+        assert (found is None) == (expected is None)
+        if found is not None and expected is not None:
+            np.testing.assert_array_equal(found, expected)
+            parted += 1
+    assert 10 < parted < 50
+
+
+@pytest.mark.parametrize("smooth", [0.6, 1.0, 1.6])
+def test_pieces_reach_two_pixels_from_their_edge(smooth: float) -> None:
+    """What holds a square of 3 x 3 is what the distance transform finds 2 deep somewhere."""
+    kept = 0
+    for seed in range(20):
+        group = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(H, W)), smooth) > 0
+        parts, count = ndimage.label(group)
+        depth = ndimage.distance_transform_edt(np.pad(group, 1))[1:-1, 1:-1]
+        expected = [part for part in (parts == n for n in range(1, count + 1)) if part.sum() >= LEAST]
+        expected = [part for part in expected if depth[part].max() >= 2]
+        if sum(part.sum() for part in expected) < TOGETHER * group.sum():
+            expected = []
+        pieces = _pieces(group, LEAST)
+        assert len(pieces) == len(expected)
+        assert all(np.array_equal(one, other) for one, other in zip(pieces, expected, strict=True))
+        kept += len(pieces)
+    assert kept
+    assert not _pieces(np.ones((2, 30), bool), LEAST)

@@ -7,6 +7,8 @@ together in the image. That also tells two objects from one with a pattern, or w
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -25,8 +27,8 @@ TIGHT = 3.0
 TOGETHER = 0.5
 """Part of the pixels of each hue that lie in pieces large and thick enough to be objects."""
 
-THICK = 2.0
-"""Such pieces reach this far from their edge somewhere, in pixels: more than a rim does."""
+THICK = 3
+"""Such pieces hold a square of this side somewhere, in pixels: more than a rim does."""
 
 ROUNDS = 8
 """Of the search for two groups of hues; it mostly ends after three."""
@@ -56,13 +58,13 @@ def part_by_hue(regions: NDArray[np.int32], hues: FloatArray, *, least: int) -> 
 
 def _parts(region: Mask, hues: FloatArray, least: int) -> list[Mask]:
     """The region itself, or its parts, h x w each."""
-    first = _of_first_hue(region, hues, least) if region.sum() >= 2 * least else None
+    first = _of_first_hue(region, hues, least) if np.count_nonzero(region) >= 2 * least else None
     if first is None:
         return [region]
     seeds: list[Mask] = []
     for group in (first, region & ~first):
         pieces = _pieces(group, least)
-        if sum(int(piece.sum()) for piece in pieces) < TOGETHER * group.sum():
+        if not pieces:
             return [region]
         seeds += pieces
     owner = np.stack([ndimage.distance_transform_edt(~seed) for seed in seeds]).argmin(axis=0)
@@ -71,26 +73,33 @@ def _parts(region: Mask, hues: FloatArray, least: int) -> list[Mask]:
 
 def _of_first_hue(region: Mask, hues: FloatArray, least: int) -> Mask | None:
     """Which pixels of a region are of the first of its two hues; None if it is of one."""
-    pixels = hues[:, region].T.astype(np.float64)  # P x 3
-    middle = pixels.mean(axis=0)
-    centred = pixels - middle
-    variances, axes = np.linalg.eigh(centred.T @ centred / len(pixels))
-    smaller = least / len(pixels)
+    pixels = hues[:, region].astype(np.float64)  # 3 x P
+    number = pixels.shape[1]
+    middle = pixels.mean(axis=1)
+    centred = pixels - middle[:, None]
+    variances, axes = np.linalg.eigh(centred @ centred.T / number)
+    smaller = least / number
     if variances[-1] < smaller * (1 - smaller) * APART**2 / 3:  # what two groups that far apart have at least
         return None
-    # k-means with two groups, parted at first across the axis on which the hues vary most.
-    first = centred @ axes[:, -1] > 0
+    # k-means with two groups, parted at first across the axis on which the hues vary most. Of centred hues, the sums of
+    # the two groups are opposite: the sum of the first gives the means of both, and the way from one to the other.
+    first = axes[:, -1] @ centred > 0
     for _ in range(ROUNDS):
-        one, other = pixels[first].mean(axis=0), pixels[~first].mean(axis=0)
-        nearer = (pixels - (one + other) / 2) @ (one - other) > 0
-        if nearer.all() or not nearer.any():
+        count = np.count_nonzero(first)
+        total = centred @ first.astype(np.float64)
+        nearer = total @ centred > total @ total * (1 / count - 1 / (number - count)) / 2
+        if not 0 < np.count_nonzero(nearer) < number:
             return None
-        if np.array_equal(nearer, first):
+        if (nearer == first).all():
             break
         first = nearer
-    spread = np.mean([np.abs(pixels[of] - hue).sum(axis=1).mean() for of, hue in ((first, one), (~first, other))])
+    one, other = total / count, -total / (number - count)
     distance = np.abs(one - other).sum()
-    if distance < APART or distance < TIGHT * spread:
+    if distance < APART:
+        return None
+    off = np.abs(centred - np.where(first, one[:, None], other[:, None])).sum(axis=0)
+    spread = (off[first].mean() + off[~first].mean()) / 2
+    if distance < TIGHT * spread:
         return None
     mask = np.zeros_like(region)
     mask[region] = first
@@ -98,9 +107,18 @@ def _of_first_hue(region: Mask, hues: FloatArray, least: int) -> Mask | None:
 
 
 def _pieces(group: Mask, least: int) -> list[Mask]:
-    """The connected parts of a mask that are large and thick enough to be objects."""
-    pieces, count = ndimage.label(group)
-    depth = ndimage.distance_transform_edt(np.pad(group, 1))[1:-1, 1:-1]
-    numbers = np.arange(1, count + 1)
-    areas, depths = np.bincount(pieces.ravel(), minlength=count + 1)[1:], ndimage.maximum(depth, pieces, numbers)
-    return [pieces == number for number in numbers[(areas >= least) & (np.asarray(depths) >= THICK)]]
+    """The connected parts of a mask that are large and thick enough; none if they are too little of it."""
+    height, width = group.shape
+    if min(height, width) < THICK:
+        return []
+    rows = reduce(np.logical_and, [group[i : height - THICK + 1 + i] for i in range(THICK)])
+    squares = reduce(np.logical_and, [rows[:, i : width - THICK + 1 + i] for i in range(THICK)])
+    if not squares.any():
+        return []
+    pieces, _ = ndimage.label(group)
+    areas = np.bincount(pieces.ravel())
+    thick = np.bincount(pieces[: squares.shape[0], : squares.shape[1]][squares], minlength=len(areas)) > 0
+    numbers = np.flatnonzero(thick & (areas >= least))
+    if areas[numbers].sum() < TOGETHER * areas[1:].sum():
+        return []
+    return [pieces == number for number in numbers]
