@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from astseg.guidance import colour_regions
-from astseg.guidance.colours import hue, looks_like_shadow
+from astseg.guidance.colours import EDGE, _grown, _pieces, hue, looks_like_shadow
 
 H, W = 26, 37
 BROWN = (0.6, 0.45, 0.3)
@@ -141,3 +142,55 @@ def test_hue_is_free_of_brightness_and_zero_for_grey() -> None:
     hues = hue(colours)[0, :, 0]
     np.testing.assert_allclose(hues[:, 0], hues[:, 1], atol=0.15)
     np.testing.assert_allclose(hues[:, 2], 0, atol=1e-6)
+
+
+def random_masks(seed: int, *, smooth: float = 1.5, share: float = 0.5) -> NDArray[np.bool_]:
+    """3 x H x W, spots; each image has its own."""
+    noise = np.random.default_rng(seed).normal(size=(3, H, W))
+    smoothed = ndimage.gaussian_filter(noise, (0, smooth, smooth))
+    masks: NDArray[np.bool_] = smoothed > np.quantile(smoothed, 1 - share)
+    return masks
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_regions_grow_to_the_nearest_by_the_distance_transform(seed: int) -> None:
+    """Image by image: specks go to the nearest seed, then the fringe to what is no further than a diagonal."""
+    lit, fringe = random_masks(seed), random_masks(seed + 10, smooth=0.5, share=0.7)
+    spots, count = ndimage.label(lit & random_masks(seed + 20, smooth=0.7))
+    seeds = np.where(np.arange(count + 1) % 3 > 0, np.arange(count + 1), 0).astype(np.int32)[spots]
+    found = _grown(seeds, lit, fringe)
+    assert 0 < (seeds > 0).sum() < (found > 0).sum()
+    for i in range(3):
+        parts, _ = ndimage.label(lit[i])
+        inside = np.isin(parts, np.unique(parts[seeds[i] > 0])) & lit[i]
+        rows, columns = ndimage.distance_transform_edt(seeds[i] == 0, return_distances=False, return_indices=True)
+        filled = np.where(inside, seeds[i][rows, columns], 0)
+        distance, (rows, columns) = ndimage.distance_transform_edt(filled == 0, return_indices=True)
+        expected = np.where((filled > 0) | (fringe[i] & (distance < 1.5)), filled[rows, columns], 0)
+        np.testing.assert_array_equal(found[i], expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pieces_are_what_small_steps_of_hue_connect(seed: int) -> None:
+    """Against a flood that goes from pixel to pixel."""
+    mask = random_masks(seed, share=0.7)
+    hues = np.random.default_rng(seed).normal(0, EDGE / 3, (3, 3, H, W)).astype(np.float32)
+    pieces = _pieces(mask, hues)
+    expected = np.zeros(mask.shape, np.int32)
+    count = 0
+    for i, row, column in np.argwhere(mask):
+        if expected[i, row, column]:
+            continue
+        count += 1
+        expected[i, row, column] = count
+        ways = [(row, column)]
+        while ways:
+            r, c = ways.pop()
+            for y, x in ((r - 1, c), (r + 1, c), (r, c - 1), (r, c + 1)):
+                if not (0 <= y < H and 0 <= x < W and mask[i, y, x]) or expected[i, y, x]:
+                    continue
+                if np.abs(hues[i, :, y, x] - hues[i, :, r, c]).sum() < EDGE:
+                    expected[i, y, x] = count
+                    ways.append((y, x))
+    assert 10 < count < mask.sum()
+    np.testing.assert_array_equal(pieces, expected)
