@@ -52,8 +52,8 @@ PUBLISHED = {
         "parsimony_weight": 0.0,
         "decay": "step",
         "learning_rate": 3e-4,
-        "frozen_steps": 1920,
-        "entropy_ramp": 640,
+        "frozen_steps": 960,
+        "entropy_ramp": 320,
     },
 }
 """The paper's losses, schedules (stretched to the steps of ``small``) and forms, with the small network and batch."""

@@ -304,7 +304,7 @@ class Demo:
     """Scenes to measure on."""
     seed: int = 0
     """Seed of scenes, weights, batches and dropout."""
-    minutes: float | None = 12.5
+    minutes: float | None = 6.0
     """Time limit of the training; on a slow machine the schedules shrink to fit."""
     steps: int | None = None
     """Steps of the objects."""

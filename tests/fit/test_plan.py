@@ -130,7 +130,7 @@ def test_backgrounds_that_differ_take_their_share_of_the_time(seen: Survey) -> N
     assert times.minutes is not None
     assert int(times.rows[0].value.replace(",", "")) == pytest.approx(0.2 * times.minutes * 60 / 0.05, abs=1)
     unlimited = budget(plan, PACE, count=30, minutes=None, steps=None, spent=20)
-    assert (unlimited.config.background.steps, unlimited.config.objects.steps) == (1500, 8000)
+    assert (unlimited.config.background.steps, unlimited.config.objects.steps) == (1500, 4000)
     assert unlimited.minutes is None
 
 
