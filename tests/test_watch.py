@@ -45,11 +45,11 @@ def test_pictures_are_due_by_the_clock(
     drawn: list[tuple[float, str]] = []
     watch = PanelWatch(RunFolder(tmp_path), scenes, Reporter())
     monkeypatch.setattr(watch, "draw", lambda model, name: drawn.append((now - 50, name)) or {})
-    for second in range(600):
+    for second in range(900):
         now = 50.0 + second
-        if not 60 <= second < 100:  # a slow step: two pictures were due, one is drawn
+        if not 60 <= second < 160:  # a slow step: two pictures were due, one is drawn
             watch(model, "objects", second, 0.0)
-    assert [second for second, _ in drawn] == [5, 20, 45, 100, 150, 270, 390, 510]
+    assert [second for second, _ in drawn] == [5, 20, 45, 160, *range(210, 600, 60), 690, 810]
     assert drawn[0][1] == "objects_000005"
 
 
