@@ -170,7 +170,7 @@ def test_places_by_proposals(copied: Path, capsys: pytest.CaptureFixture[str]) -
     assert read(copied / "run-0" / "metrics.json")["proposals"] is False
     capsys.readouterr()
     assert cli.run([*common, "True"]) == 2
-    assert "--proposals needs a run with a second look" in capsys.readouterr().err
+    assert "has no second look, which proposals need" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("noise", ["-0.1", "nan", "inf"])

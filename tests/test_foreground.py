@@ -1,7 +1,9 @@
 """What differs from the background, pixel by pixel."""
 
+import pytest
 import torch
 
+from astseg.guidance import colour_regions, find_blobs, find_regions
 from astseg.guidance.foreground import foreground_mask, nearest_around
 
 
@@ -51,3 +53,31 @@ def test_nearest_around_by_hand() -> None:
         around = background[..., max(0, row - 2) : row + 3, max(0, column - 2) : column + 3].flatten(2)
         expected = images[..., row, column].clamp(around.amin(dim=2), around.amax(dim=2))
         torch.testing.assert_close(found[..., row, column], expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_regions_step_by_step(seed: int) -> None:
+    """What surely differs begins a region, what likely does fills it, what somewhat does is its rim; lines are none."""
+    generator = torch.Generator().manual_seed(seed)
+    background = torch.rand(4, 3, 8, 8, generator=generator).repeat_interleave(6, 2).repeat_interleave(6, 3) / 2 + 0.3
+    images = background.roll(1, 3) + 0.02 * torch.randn(4, 3, 48, 48, generator=generator)
+    for number in range(12):
+        top, left = torch.randint(0, 36, (2,), generator=generator).tolist()
+        colour = torch.rand(3, 1, 1, generator=generator)
+        part = images[number % 4, :, top : top + 11, left : left + 9]
+        part += (colour - part) * torch.rand(1, generator=generator)
+    predicted_error = 0.01 + 0.02 * torch.rand(4, 1, 48, 48, generator=generator)
+    sure, likely, fringe = (
+        foreground_mask(images, background, predicted_error, **given).numpy()
+        for given in ({}, {"errors": 1.0}, {"strictness": 0.5})
+    )
+    lines = ~foreground_mask(images, nearest_around(images, background), predicted_error).numpy()
+    regions = colour_regions(sure, likely, fringe, images.numpy(), background.numpy())
+    expected, without = find_blobs(regions, limit=5, explained=lines), find_blobs(regions, limit=5)
+    found = find_regions(images, background, predicted_error, limit=5)
+    for name in ("box", "present", "regions"):
+        assert torch.equal(getattr(found, name), getattr(expected, name))
+    assert found.present.any()
+    assert not torch.equal(without.regions, expected.regions)
+    half = find_regions(images.double(), background.double(), predicted_error.double(), limit=5)
+    assert torch.equal(half.regions, found.regions)

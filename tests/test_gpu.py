@@ -25,7 +25,7 @@ from tiny import MODEL, PAPER_FORM
 pytestmark = pytest.mark.gpu
 
 CPU = torch.device("cpu")
-SECOND_LOOK = replace(MODEL, look=8, faint=3.0, colour_noise=0.15)
+SECOND_LOOK = replace(MODEL, look=8, faint=3.0, colour_noise=0.15, proposals=True)
 PALETTE = replace(SECOND_LOOK, background_form="palette")
 SEGFORMER = replace(SECOND_LOOK, backbone="segformer-b0")
 OBJECTS = ObjectsConfig(

@@ -152,7 +152,7 @@ def test_a_background_that_takes_over_objects() -> None:
 def test_every_figure_has_its_words() -> None:
     fine = Health(
         images=50, slots=6, background_error=3.0, object_error=9.0, unexplained=0.002, used=2.5, full=0.0, empty=0.1,
-        doubled=0.02, entropy=0.03, foreground=0.1, shifted=0.9, flipped=0.8, still=(), absorbed=0.0,
+        doubled=0.02, entropy=0.03, foreground=0.1, shifted=0.9, flipped=0.8, still=(), overlooked=0.1, absorbed=0.0,
     )  # fmt: skip
     assert names(fine) == set()
     assert judge(fine)[0].name == "fine"
@@ -161,6 +161,10 @@ def test_every_figure_has_its_words() -> None:
     assert names(replace(fine, flipped=0.2)) == set()  # a fixed background looks different in a mirror
     assert names(replace(fine, unexplained=0.05)) == {"unexplained"}
     assert names(replace(fine, full=0.31)) == {"full"}
+    told = judge(replace(fine, overlooked=0.7))
+    assert [finding.wrong for finding in told] == [False, False]
+    assert "the encoder overlooked 70 % of the objects" in told[1].words
+    assert len(judge(replace(fine, overlooked=float("nan")))) == 1
     assert str(judge(replace(fine, full=0.31))[0]) == "K is full in 31 % of the pictures: try --model.slots 9"
     assert not any(finding.wrong for finding in judge(replace(fine, empty=0.7)))  # perhaps they are empty
 

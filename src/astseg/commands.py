@@ -33,7 +33,7 @@ from astseg.demo import run_demo
 from astseg.evaluate import evaluate
 from astseg.few_labels import tell_few_labels, whole_scenes
 from astseg.fit.run import run_fit
-from astseg.model.scene import AstSeg, build
+from astseg.model.scene import build
 from astseg.model.segformer import licence_notice
 from astseg.outputs import write_whole
 from astseg.progress import Reporter, require_tensorboard
@@ -195,6 +195,9 @@ def evaluate_run(command: arguments.Evaluate, console: Console) -> int:
     for file in (command.json, command.csv, command.table):
         if file is not None and file.is_dir():
             raise UserError(f"'{file}' is a folder, expected a file")
+    for run in command.runs if command.proposals else ():
+        if not RunFolder(run).load_config()[0].model.look:
+            raise UserError(f"run '{run}' has no second look, which proposals need: leave out --proposals")
     team = assembled()
     console.quiet = not team.is_first
     measured = [measure(command, run, console, team) for run in command.runs]
@@ -218,24 +221,13 @@ def evaluate_run(command: arguments.Evaluate, console: Console) -> int:
     return 0
 
 
-def with_second_look(model: AstSeg, proposals: bool) -> bool:
-    """Whether a model makes proposals, if it is told to.
-
-    Raises:
-        UserError: It is, but has no second look.
-    """
-    if proposals and model.encoder.look is None:
-        raise UserError("--proposals needs a run with a second look (model.look): leave it out")
-    return proposals
-
-
 def measure(command: arguments.Evaluate, run: Path, console: Console, team: Team) -> Measured:
     """One run of ``astseg evaluate``, with what its figures mean nothing without."""
     model, config = load_model(run)
     if command.colour_noise is not None:
         model.colour_noise = command.colour_noise
     if command.proposals is not None:
-        model.proposals = with_second_look(model, command.proposals)
+        model.proposals = command.proposals
     _, about = RunFolder(run).load_config()
     source = open_source(command.data, command.reading)
     cropped = isinstance(source, CachedSource)  # when it was prepared

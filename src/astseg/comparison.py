@@ -30,7 +30,7 @@ class Measured:
         run: Its folder.
         result: The figures.
         circumstances: What a figure means nothing without: protocol, data, split, split_hash, count, size, crop,
-            seed, and by what pixels choose their layer.
+            seed, and how slots find their places and pixels their layer.
         preset: Name of its preset.
     """
 

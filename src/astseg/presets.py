@@ -142,7 +142,7 @@ PRESETS: dict[str, Preset] = {
                 "background_form": "template",
             },
             "background": {
-                "steps": 500,
+                "steps": 800,
                 "batch": 32,
                 "ramp": (0.5, 0.8),
                 "precision": "bfloat16",

@@ -62,7 +62,7 @@ class SceneArrays:
 
 @dataclass
 class ObjectLatents:
-    """What the encoder says of the K objects of each image (Algorithm 1, output).
+    """What the encoder says of the K objects of each image (Algorithm 1, output), proposals included where they are on.
 
     Attributes:
         position: B x K x 2, (x, y) in [-1, 1].
@@ -92,6 +92,8 @@ class SceneOutput:
         reconstruction: B x 3 x H x W in [0, 1].
         posterior: B x L x H x W, what pixels belong to by their colours as well (:mod:`astseg.model.ownership`); None
             where the weights alone decide.
+        overlooked: B x K, bool, which objects the encoder overlooked and proposals placed; others they moved, and gave
+            them the attention that fits (:mod:`astseg.model.proposals`). None where the encoder alone decides.
     """
 
     latents: ObjectLatents
@@ -102,6 +104,7 @@ class SceneOutput:
     weights: Tensor
     reconstruction: Tensor
     posterior: Tensor | None = None
+    overlooked: Tensor | None = None
 
     @property
     def ownership(self) -> Tensor:

@@ -23,7 +23,7 @@ __all__ = ["PanelWatch", "few"]
 
 WATCHED_SCENES = 64
 
-FIRST_PICTURES = (5.0, 20.0, 45.0, *np.arange(90.0, 600.0, 60.0).tolist())
+FIRST_PICTURES = (5.0, 20.0, 45.0, *range(90, 600, 60))
 """Seconds after the start at which pictures are due; after the last of them, every PICTURE_SECONDS."""
 
 PICTURE_SECONDS = 120.0

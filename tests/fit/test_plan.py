@@ -111,8 +111,8 @@ def test_minutes_are_divided(seen: Survey) -> None:
     times = budget(plan, PACE, count=30, minutes=10, steps=None, spent=20)
     assert times.minutes == pytest.approx((600 - 20 - 18) / 60)
     assert times.seconds == pytest.approx(600, rel=0.03)
-    assert times.config.background.steps == 500
-    left = times.minutes * 60 - 500 * 0.05
+    assert times.config.background.steps == 800
+    left = times.minutes * 60 - 800 * 0.05
     assert PACE.objects(times.config) == pytest.approx(2 * left, rel=0.01)  # twice what fits: the clock ends it
     assert times.config.objects.guided_steps / times.config.objects.steps == pytest.approx(0.5, abs=0.01)
     shown = int(times.rows[1].value.replace(",", ""))
@@ -138,7 +138,7 @@ def test_steps_that_are_given_stay(seen: Survey) -> None:
     plan = decide(seen, regions(), BASE)
     times = budget(plan, PACE, count=30, minutes=None, steps=400, spent=1)
     assert (times.config.objects.steps, times.config.objects.guided_steps) == (400, 200)
-    assert times.seconds == pytest.approx(1 + 25 + 200 * 0.1 + 180 * 0.2 + 20 * 0.3 + 6, abs=1)
+    assert times.seconds == pytest.approx(1 + 40 + 200 * 0.1 + 180 * 0.2 + 20 * 0.3 + 6, abs=1)
     assert sum(phase_steps(times.config).values()) == 400
 
 

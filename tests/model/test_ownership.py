@@ -117,12 +117,13 @@ def test_shares_sum_to_one_with_regions_too() -> None:
     found = ownership(weights, off, everyone, noise=0.15, regions=regions)
     torch.testing.assert_close(found.sum(dim=1), torch.ones(B, H, W))
     assert (found[weights == 0] == 0).all()
-    # The image's own rule, by hand: the mean over a region, and over what is outside of them, under the root.
+    # The rule by hand: the mean over a region of the image, and over what is outside of them, under the root.
     alone = ownership(weights, off, everyone, noise=0.15)
-    for number in range(3):
-        inside = regions.regions[0] == number
-        product = alone[0, :, inside] * (alone[0, :, inside].mean(dim=1, keepdim=True) + 0.02).sqrt()
-        torch.testing.assert_close(found[0, :, inside], product / product.sum(dim=0), rtol=1e-4, atol=1e-6)
+    for image, numbers in ((0, 3), (1, 1)):
+        for number in range(numbers):
+            inside = regions.regions[image] == number
+            product = alone[image, :, inside] * (alone[image, :, inside].mean(dim=1, keepdim=True) + 0.02).sqrt()
+            torch.testing.assert_close(found[image, :, inside], product / product.sum(dim=0), rtol=1e-4, atol=1e-6)
 
 
 def test_specks_own_nothing() -> None:

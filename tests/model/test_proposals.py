@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from astseg.config import ModelConfig
 from astseg.evaluate import inference
-from astseg.guidance import ON_MARGIN, Blobs, find_blobs
-from astseg.model.proposals import OFF_MARGIN, box_overlap, take_places
+from astseg.guidance import ON_MARGIN, Blobs, find_blobs, find_regions
+from astseg.guidance.blobs import MARGIN
+from astseg.model.ownership import owned, ownership
+from astseg.model.proposals import ABSENT, box_overlap, take_places
 from astseg.model.scene import AstSeg, build
-from astseg.types import ObjectLatents, UserError
+from astseg.types import ObjectLatents, SceneOutput, UserError
 from tiny import MODEL
 
 H, W = 20, 28
@@ -56,14 +58,14 @@ def slots_at(*given: tuple[Frame, float], scale_numbers: int = 2) -> tuple[Objec
 
 def placed(latents: ObjectLatents, attention: Tensor, regions: Blobs) -> tuple[list[Frame], list[float], Tensor]:
     """Frames and log activations of the slots afterwards, and the attention; the appearance is left alone."""
-    after, seen = take_places(latents, attention, regions, behind=BEHIND, scale_range=SCALES)
+    after, seen, _ = take_places(latents, attention, regions, behind=BEHIND, scale_range=SCALES)
     assert torch.equal(after.appearance, latents.appearance)
     numbers = torch.cat([after.position, after.scale], dim=2)[0].tolist()
     return [tuple(frame) for frame in numbers], after.log_activation[0].tolist(), seen
 
 
 FAR: Frame = (0.9, -0.9, 9.0, 9.0)
-MOVED, AWAY = float(BEHIND) + ON_MARGIN, float(BEHIND) - OFF_MARGIN
+MOVED, AWAY = float(BEHIND) + ON_MARGIN, float(BEHIND) - ABSENT
 
 
 def shifted(frame: Frame, x: float, y: float, grown: float = 1.0) -> Frame:
@@ -81,6 +83,45 @@ def test_a_slot_that_means_the_region_moves_there() -> None:
     assert torch.equal(seen[0, 0], attention[0, 0])
     assert seen[0, 1].sum() == pytest.approx(1)
     assert torch.equal(seen[0, 1] > 0, regions.cells(CELLS)[0, 0] > 0)
+    assert not take_places(latents, attention, regions, behind=BEHIND, scale_range=SCALES)[2].any()
+
+
+def test_a_slot_that_is_sure_of_itself_stays_so() -> None:
+    """One that moves has at least the activation of one that is on; what it has beyond decides who is in front."""
+    regions = regions_of((4, 12, 8, 20))
+    (frame,) = frames(regions)
+    _, activations, _ = placed(*slots_at((frame, MOVED + 2)), regions)
+    assert activations == [pytest.approx(MOVED + 2)]
+
+
+def test_where_no_region_is_nothing_moves() -> None:
+    """Not even what lies where the empty entries of a table of regions would."""
+    latents, attention = slots_at(((0.0, 0.0, SCALES[1], SCALES[1]), ON), (FAR, OFF))
+    found, activations, seen = placed(latents, attention, regions_of())
+    assert found == [(0.0, 0.0, SCALES[1], SCALES[1]), pytest.approx(FAR)]
+    assert activations == [pytest.approx(ON), pytest.approx(AWAY)]
+    assert torch.equal(seen, attention)
+
+
+def test_a_frame_within_another() -> None:
+    """A slot means the region whose frame is most like its own, though it also covers half of the other one."""
+    numbers = np.zeros((1, H, W), np.int32)
+    numbers[0, 4:16, 4:24] = 1
+    numbers[0, 5:15, 6:22] = 0
+    numbers[0, 6:14, 7:21] = 2
+    regions = find_blobs(numbers, limit=4)
+    disc, ring = frames(regions)
+    overlap = box_overlap(*(torch.tensor([[frame]]) for frame in (ring[:2], ring[2:], disc[:2], disc[2:])))
+    assert 0.4 < float(overlap) < 0.6
+    wide = (ring[0], ring[1], ring[2] * 1.12, ring[3] * 1.12)  # between both, nearer to the ring
+    found, activations, _ = placed(*slots_at((wide, ON), (FAR, OFF)), regions)
+    assert found == [pytest.approx(ring), pytest.approx(disc)]
+    assert activations == [pytest.approx(MOVED)] * 2
+    # Both are taken: the disc by a slot that fits it less than the ring's own slot does.
+    poor = shifted(disc, 0.19, 0.19)
+    found, activations, _ = placed(*slots_at((wide, ON), (poor, ON)), regions)
+    assert found == [pytest.approx(ring), pytest.approx(disc)]
+    assert activations == [pytest.approx(MOVED)] * 2
 
 
 def test_what_was_overlooked_gets_the_slots_that_are_off() -> None:
@@ -88,9 +129,13 @@ def test_what_was_overlooked_gets_the_slots_that_are_off() -> None:
     regions = regions_of((1, 5, 1, 6), (8, 18, 14, 26))
     large, small = frames(regions)
     latents, attention = slots_at((FAR, OFF), (FAR, ON), (FAR, OFF), (FAR, OFF))
-    found, activations, _ = placed(latents, attention, regions)
+    found, activations, seen = placed(latents, attention, regions)
     assert found == [pytest.approx(frame) for frame in (large, FAR, small, FAR)]
     assert activations == [pytest.approx(value) for value in (MOVED, ON, MOVED, AWAY)]
+    for slot, region in ((0, 0), (2, 1)):
+        assert torch.equal(seen[0, slot] > 0, regions.cells(CELLS)[0, region] > 0)
+    _, _, overlooked = take_places(latents, attention, regions, behind=BEHIND, scale_range=SCALES)
+    assert overlooked.tolist() == [[True, False, True, False]]
 
 
 def test_a_slot_that_is_off_means_nothing() -> None:
@@ -150,12 +195,13 @@ def test_images_do_not_meet() -> None:
     regions, nothing = regions_of((4, 12, 8, 20), (14, 19, 1, 6)), regions_of()
     first, second = slots_at((FAR, OFF), (frames(regions)[0], ON)), slots_at((FAR, ON), (FAR, OFF))
     both = ObjectLatents(*(torch.cat([getattr(one, name) for one in (first[0], second[0])]) for name in vars(first[0])))
-    together, seen = take_places(
+    together, seen, overlooked = take_places(
         both, torch.cat([first[1], second[1]]), Blobs.joined([regions, nothing]), behind=BEHIND, scale_range=SCALES
     )
     for i, (alone, these) in enumerate(((first, regions), (second, nothing))):
-        latents, attention = take_places(*alone, these, behind=BEHIND, scale_range=SCALES)
+        latents, attention, new = take_places(*alone, these, behind=BEHIND, scale_range=SCALES)
         assert torch.equal(seen[i], attention[0])
+        assert torch.equal(overlooked[i], new[0])
         for name, numbers in vars(latents).items():
             assert torch.equal(getattr(together, name)[i], numbers[0])
 
@@ -169,53 +215,92 @@ def test_overlap_by_hand() -> None:
     torch.testing.assert_close(within, torch.tensor([[[0.5]]]))
 
 
+GREY = 0.2
+"""The background; what glimpses show before they have learnt anything is brighter."""
+
+
 class Plain(nn.Module):
-    """A background model that expects one grey, with a small error."""
+    """A background model that expects one grey, with a small error; where it is unsure, a large one."""
+
+    unsure: tuple[slice, ...] | None = None
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.full_like(images, 0.5), torch.full_like(images[:, :1], 0.005)
+        error = torch.full_like(images[:, :1], 0.005)
+        if self.unsure is not None:
+            error[self.unsure] = 0.3
+        return torch.full_like(images, GREY), error
 
 
-SECOND_LOOK: ModelConfig = replace(MODEL, look=8, colour_noise=0.15, proposals=True, background_log_activation=0.0)
-SQUARES = {"red": (3, 9, 4, 11), "blue": (11, 18, 16, 25)}
+SECOND_LOOK: ModelConfig = replace(MODEL, look=8, colour_noise=0.15, proposals=True, background_log_activation=3.0)
+RECTANGLES = {0: (3, 9, 4, 11), 2: (11, 18, 16, 25), 1: (12, 18, 3, 9)}
+"""Rows and columns, by channel: red, blue, green."""
 
 
 @pytest.fixture
 def scene() -> tuple[AstSeg, Tensor]:
-    """A fresh model, and two images of coloured rectangles on grey, the second without the blue one."""
+    """A fresh model, and two images of coloured rectangles on grey: as many as it has slots, and one."""
     torch.manual_seed(0)
     model = build(SECOND_LOOK)
     model.background_model = Plain()  # type: ignore[assignment]
-    images = torch.full((2, 3, H, W), 0.5)
-    for (top, bottom, left, right), channel in zip(SQUARES.values(), (0, 2), strict=True):
-        images[:, :, top:bottom, left:right] = 0.1
-        images[:, channel, top:bottom, left:right] = 0.9
-    images[1, :, 10:, 14:] = 0.5
+    images = torch.full((2, 3, H, W), GREY)
+    for i, channels in enumerate(((0, 1, 2), (0,))):
+        for channel in channels:
+            top, bottom, left, right = RECTANGLES[channel]
+            images[i, :, top:bottom, left:right] = 0.4
+            images[i, channel, top:bottom, left:right] = 0.9
     return model, images
+
+
+def lies_on(output: SceneOutput, image: int, channel: int) -> bool:
+    """Whether a slot has the frame of a rectangle."""
+    top, bottom, left, right = RECTANGLES[channel]
+    x, y = (left + right) / W - 1, (top + bottom) / H - 1
+    wanted = torch.tensor([x, y, W / (right - left) / MARGIN, H / (bottom - top) / MARGIN])
+    found = torch.cat([output.latents.position, output.latents.scale], dim=2)[image]
+    return bool(((found - wanted).abs().amax(dim=1) < 1e-4).any())
 
 
 def test_a_model_looks_where_its_background_does_not_explain_the_image(scene: tuple[AstSeg, Tensor]) -> None:
     """Slots lie on the rectangles whatever the encoder says; in training, and if told to, where that says."""
     model, images = scene
     with inference(model):
-        output = model(images, layers=False)
-        drawn = model(images)
+        output, drawn = model(images, layers=False), model(images)
         model.proposals = False
         plain = model(images, layers=False)
         model.proposals = True
-    boxes = [frames(find_blobs((image != 0.5).any(dim=0)[None].numpy(), limit=3)) for image in images]
-    for i, count in enumerate((2, 1)):
-        at = torch.cat([output.latents.position, output.latents.scale], dim=2)[i]
-        wanted = torch.tensor([[*frame[:2], *frame[2:]] for frame in boxes[i]])
-        assert len(wanted) == count
-        wanted[:, 2:].clamp_(*model.encoder.scale_range)
-        distance = (at[None] - wanted[:, None]).abs().amax(dim=2).amin(dim=1)
-        assert (distance < 1e-5).all()
+    assert plain.overlooked is None
+    assert output.overlooked is not None
+    assert all(lies_on(output, 0, channel) for channel in RECTANGLES)
+    assert [lies_on(output, 1, channel) for channel in RECTANGLES] == [True, False, False]
+    assert not any(lies_on(plain, 0, channel) for channel in RECTANGLES)
     torch.testing.assert_close(drawn.weights, output.weights, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(drawn.ownership, output.ownership, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(plain.latents.position, output.latents.position, atol=0.01)
     model.train()
     torch.testing.assert_close(model(images, layers=False).latents.position, plain.latents.position)
+
+
+def test_pixels_ask_the_regions_too(scene: tuple[AstSeg, Tensor]) -> None:
+    model, images = scene
+    with inference(model):
+        output = model(images, layers=False)
+        objects = owned(output.weights)
+        errors = model.renderer.colour_errors(output.latents, output.background, images, objects)
+        regions = find_regions(images, *model.background_model(images), limit=3)
+    found = ownership(output.weights, errors, objects, noise=0.15, regions=regions)
+    torch.testing.assert_close(output.ownership, found)
+    assert not torch.allclose(found, ownership(output.weights, errors, objects, noise=0.15), atol=1e-4)
+
+
+def test_where_the_background_is_unsure_nothing_is_proposed(scene: tuple[AstSeg, Tensor]) -> None:
+    model, images = scene
+    top, bottom, left, right = RECTANGLES[0]
+    Plain.unsure = (slice(None), slice(None), slice(top, bottom), slice(left, right))
+    try:
+        with inference(model):
+            output = model(images)
+    finally:
+        Plain.unsure = None
+    assert [lies_on(output, 0, channel) for channel in RECTANGLES] == [False, True, True]
 
 
 def test_a_background_that_is_given_is_the_one_that_counts(scene: tuple[AstSeg, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Guidance: what differs from the background tells the model, at first, where to look and what to draw.
+"""Guidance: what differs from the background tells the model where to look, and at first what to draw.
 
 Not in the paper. There the encoder starts blind: objects weigh e^-11, and hours pass before the attention maps have
 settled on anything. But once the background is learnt, the regions in which an image differs from it are rough

@@ -1,4 +1,4 @@
-"""Blobs: the regions of each image that guide the training, cut at their necks, the largest first."""
+"""Blobs: the regions of each image that guide the training and propose objects, cut at necks, the largest first."""
 
 from __future__ import annotations
 

@@ -20,13 +20,16 @@ ERRORS = 7.0
 
 @torch.no_grad()
 def find_regions(images: Tensor, background: Tensor, predicted_error: Tensor, *, limit: int) -> Blobs:
-    """The regions of a batch that differ from its background.
+    """The regions of a batch that differ from its background; no gradient.
 
     Args:
-        images: B x 3 x H x W in [0, 1].
+        images: B x 3 x H x W in [0, 1], of any precision and device.
         background: The same without objects.
         predicted_error: B x 1 x H x W in [0, 1], how far the background is expected to be off.
         limit: R, regions kept for each image.
+
+    Returns:
+        The regions, on the CPU.
     """
     images, background, predicted_error = (maps.float() for maps in (images, background, predicted_error))
     mask = partial(_mask, predicted_error=predicted_error, brightness=_brightness(background))

@@ -65,6 +65,8 @@ class Health:
         shifted: mIoU of the masks with those of the shifted pictures.
         flipped: The same with mirror images.
         still: Slots, counted from 1, that are seen in nearly every picture at one place.
+        overlooked: Of the objects that are seen, the share that the encoder overlooked and proposals found; NaN without
+            proposals.
         absorbed: Of the pixels that differ from the median picture, the share that the background has taken over;
             NaN where the pictures have no common background.
     """
@@ -83,6 +85,7 @@ class Health:
     shifted: float
     flipped: float
     still: tuple[int, ...]
+    overlooked: float
     absorbed: float
 
     def summary(self) -> dict[str, Any]:
@@ -143,6 +146,7 @@ def examine(
         shifted=float(each["shifted"].mean()),
         flipped=float(each["flipped"].mean()),
         still=_still(each["seen"], each["position"]),
+        overlooked=_ratio(each["overlooked"], used) if model.proposals else float("nan"),
         absorbed=_ratio(each["absorbed"], each["differing"]) if common else float("nan"),
     )
     figures = {name: each[name] for name in ("error", "unexplained", "foreground", "shifted", "doubled", "entropy")}
@@ -168,8 +172,10 @@ def _look(model: AstSeg, images: Tensor, median: Tensor) -> dict[str, Tensor]:
     differing = (images - median).abs().mean(dim=1) > SAME_PLACE
     taken_over = differing & ~objects & ((output.background - images).abs().mean(dim=1) < SAME_PLACE / 3)
     entropy = -(output.weights * output.weights.clamp_min(1e-12).log()).sum(dim=1)
+    overlooked = torch.zeros_like(seen) if output.overlooked is None else output.overlooked & seen
     return {
         "seen": seen,
+        "overlooked": overlooked.sum(dim=1),
         "position": output.latents.position,
         "error": 255 * off.mean(dim=(1, 2)),
         "background_error": 255 * off.masked_fill(objects, float("nan")).flatten(1).nanmedian(dim=1).values,

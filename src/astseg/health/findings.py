@@ -51,7 +51,7 @@ def early_warning(phase: str, figures: Sequence[Mapping[str, float]]) -> str | N
 
 def judge(health: Health) -> list[Finding]:
     """What the figures say, the worst first; at least one line."""
-    found = [*_nothing_learnt(health), *_background(health), *_slots(health), *_masks(health)]
+    found = [*_nothing_learnt(health), *_background(health), *_slots(health), *_masks(health), *_encoder(health)]
     if not any(one.wrong for one in found):
         found.insert(0, Finding("fine", False, "nothing is visibly wrong; look at the pictures all the same"))
     return sorted(found, key=lambda one: not one.wrong)
@@ -133,6 +133,21 @@ def _slots(health: Health) -> list[Finding]:
             )
         )
     return found
+
+
+def _encoder(health: Health) -> list[Finding]:
+    if not health.overlooked > 0.5:  # nor where it is no number
+        return []
+    return [
+        Finding(
+            "overlooked",
+            False,
+            f"the encoder overlooked {_percent(health.overlooked)} of the objects; they were found because they differ"
+            " from the background",
+            "good enough where objects stand apart; if they touch or hide each other, give --minutes or"
+            " --objects.steps more",
+        )
+    ]
 
 
 def _masks(health: Health) -> list[Finding]:

@@ -81,10 +81,13 @@ def _posterior(weights: Tensor, off: Tensor, objects: Tensor) -> Tensor:
 
 def _agreed(posterior: Tensor, regions: Blobs) -> Tensor:
     """Shares of the pixels, times what all pixels of their region, or of the rest of the image, say on the average."""
-    inside = functional.one_hot(regions.regions.flatten(1).long(), regions.present.shape[1] + 1)
-    inside = inside.to(posterior)  # B x HW x (R + 1)
-    shares = posterior.flatten(2) @ inside / inside.sum(dim=1, keepdim=True).clamp_min(1)  # B x L x (R + 1)
-    agreed = posterior * ((shares + DISSENT).pow(TOGETHER) @ inside.mT).view_as(posterior)
+    b, layers, h, w = posterior.shape
+    number = regions.regions.long().view(b, 1, h * w)
+    numbers = regions.present.shape[1] + 1
+    area = posterior.new_zeros(b, 1, numbers).scatter_add_(2, number, torch.ones_like(number, dtype=posterior.dtype))
+    number = number.expand(-1, layers, -1)
+    shares = posterior.new_zeros(b, layers, numbers).scatter_add_(2, number, posterior.flatten(2)) / area.clamp_min(1)
+    agreed = posterior * (shares + DISSENT).pow(TOGETHER).gather(2, number).view_as(posterior)
     return agreed.div_(agreed.sum(dim=1, keepdim=True).clamp_min_(torch.finfo(agreed.dtype).tiny))
 
 

@@ -5,7 +5,7 @@ and partly by heart: in new pictures it overlooks objects, and frames others ask
 background is known for every picture, though, and the second look draws what lies in any frame. So a slot that means
 the object of a region moves there, the region of an object that was overlooked gets a slot that is off, and where two
 slots mean one object, one of them goes off. What has no region, such as an object half hidden behind another of its
-colour, stays where the encoder saw it.
+colour, stays where the encoder saw it. A region shows what can be seen: hidden parts beyond its frame are not drawn.
 """
 
 from __future__ import annotations
@@ -21,54 +21,55 @@ from astseg.types import ObjectLatents
 
 __all__ = ["box_overlap", "take_places"]
 
-SAME = 0.5
+MATCH = 0.5
 """Frames of a slot and of a region mean the same object if their intersection is this part of their union."""
 
-OFF_MARGIN = 20.0
-"""The background outweighs a slot that is off by e^20: it is not drawn."""
+ABSENT = 20.0
+"""The background outweighs a slot that is off by e^20. It is not drawn (:data:`astseg.model.renderer.OFF`)."""
 
 
 def take_places(
     latents: ObjectLatents, attention: Tensor, regions: Blobs, *, behind: Tensor, scale_range: tuple[float, float]
-) -> tuple[ObjectLatents, Tensor]:
+) -> tuple[ObjectLatents, Tensor, Tensor]:
     """Move slots to the regions of their images.
 
     Args:
         latents: The objects of B images, as the encoder sees them.
         attention: B x K x h x w.
-        regions: R regions at most of each image, the largest first.
-        behind: Log alpha_0, scalar; slots that do not exceed it are off.
+        regions: R regions at most of each image, the largest first, on the same device.
+        behind: Log alpha_0, scalar, without a term of the pixels; slots that do not exceed it are off.
         scale_range: Smallest and largest inverse scale.
 
     Returns:
-        Latents and attention. A slot with a region has its frame, its cells as attention, and is on; the other ones are
-        as they were, or off. Where regions are more than slots, the smallest go without.
+        Latents, attention, and which slots have regions that were overlooked, B x K. A slot with a region has its
+        frame, its cells as attention, and exceeds the background by :data:`astseg.guidance.ON_MARGIN` at least; the
+        other ones are as they were, or off. Where regions are more than slots, the smallest go without.
     """
     position, scale = (numbers.to(latents.position) for numbers in regions.frames(latents.scale.shape[-1], scale_range))
-    present = regions.present.to(position.device)
     on = latents.log_activation > behind  # B x K
     overlap = box_overlap(latents.position, latents.scale, position, scale)  # B x K x R
-    overlap = overlap * (on[:, :, None] & present[:, None])
+    overlap = overlap * (on[:, :, None] & regions.present[:, None])
     slots, number = overlap.shape[1:]
     nearest = functional.one_hot(overlap.argmax(dim=2), number).bool()
-    claimed = nearest & (overlap >= SAME)
+    claimed = nearest & (overlap >= MATCH)
     first = functional.one_hot((overlap * claimed).argmax(dim=1), slots).mT.bool() & claimed  # one slot a region
     free = ~on | (claimed & ~first).any(dim=2)
-    left = present & ~claimed.any(dim=1)  # B x R
+    left = regions.present & ~claimed.any(dim=1)  # B x R
     # The first region that is left gets the first slot that is free, and so on.
     turn = free.cumsum(dim=1)[:, :, None] == left.cumsum(dim=1)[:, None]
-    taken = first | (turn & free[:, :, None] & left[:, None])
+    given = turn & free[:, :, None] & left[:, None]
+    taken = first | given
     moved, region = taken.any(dim=2), taken.float().argmax(dim=2)  # B x K
-    kept = torch.where(free, behind - OFF_MARGIN, latents.log_activation)
+    kept = torch.where(free, behind - ABSENT, latents.log_activation)
     placed = replace(
         latents,
         position=torch.where(moved[..., None], _of(position, region), latents.position),
         scale=torch.where(moved[..., None], _of(scale, region), latents.scale),
-        log_activation=torch.where(moved, behind + ON_MARGIN, kept),
+        log_activation=torch.where(moved, kept.clamp_min(behind + ON_MARGIN), kept),
     )
     cells = regions.cells((attention.shape[2], attention.shape[3])).to(attention)
     cells = cells / cells.sum(dim=(2, 3), keepdim=True).clamp_min(torch.finfo(cells.dtype).tiny)
-    return placed, torch.where(moved[..., None, None], _of(cells, region), attention)
+    return placed, torch.where(moved[..., None, None], _of(cells, region), attention), given.any(dim=2)
 
 
 def box_overlap(position: Tensor, scale: Tensor, other_position: Tensor, other_scale: Tensor) -> Tensor:

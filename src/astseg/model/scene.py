@@ -51,6 +51,7 @@ class AstSeg(nn.Module):
         self.background_model = background_model
         self.encoder = encoder
         self.renderer = renderer
+        assert encoder.look is not None or not proposals, "the encoder has no second look"
         self.colour_noise = colour_noise
         self.proposals = proposals
 
@@ -59,7 +60,8 @@ class AstSeg(nn.Module):
 
         Args:
             images: B x 3 x H x W in [0, 1].
-            background: The same shape, where it is known (frozen) already.
+            background: The same shape, where it is known (frozen) already; with proposals the background model runs all
+                the same, to tell how far it may be off.
             layers: Whether each object's layer and mask are wanted; without them a step costs a fraction.
 
         Raises:
@@ -70,10 +72,11 @@ class AstSeg(nn.Module):
         if (height, width) != (rows, columns):
             raise UserError(f"images are {height}x{width}, but the model was built for {rows}x{columns}: resize them")
         background, regions = self._behind(images, background)
+        overlooked: Tensor | None = None
         latents, attention = self.encoder.locate(images)
         if regions is not None:
             behind = self.renderer.background_log_activation.detach()
-            latents, attention = take_places(
+            latents, attention, overlooked = take_places(
                 latents, attention, regions, behind=behind, scale_range=self.encoder.scale_range
             )
         drawn = None if layers else self.renderer.drawn(latents.log_activation)
@@ -87,6 +90,7 @@ class AstSeg(nn.Module):
             masks=masks,
             weights=weights,
             reconstruction=reconstruction,
+            overlooked=overlooked,
         )
         if self.colour_noise and not self.training:
             objects = owned(weights)

@@ -37,9 +37,10 @@ class ObjectPrediction:
         box: (x, y, width, height), the smallest that holds all of its pixels in the label map.
         scale: Inverse scale along x and y: its glimpse covers 1 / scale of the picture's width and height.
         activation: Its log activation less the background's (whose mean is taken where each pixel has its own). Where
-            its mask is 1, it hides the background if this is above 0, and of two objects the larger one is in front.
+            its mask is 1, it hides the background if this is above 0, and of two objects the larger one is in front. At
+            least 4 where proposals moved it (:mod:`astseg.model.proposals`): equal ones say nothing of the order.
         area: Number of its pixels in the label map, at least 1.
-        order: 0 for the front-most object of the picture, then 1, 2, ... by falling activation.
+        order: 0 for the front-most object of the picture, then 1, 2, ... by falling activation, equal ones by slot.
         visibility: Its area divided by the area it would have if it were the only object, in (0, 1].
         score: How sure its pixels are: the mean share that its layer has in them, in (0, 1].
         appearance: Z numbers, float32, what it looks like (z_what).
