@@ -390,7 +390,7 @@ def test_the_optimiser_is_rebuilt_at_the_switch(
 
 
 def test_without_guidance(scenes: SceneArrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "find_blobs", None)  # nobody looks for regions
+    monkeypatch.setattr(batches, "find_regions", None)  # nobody looks for regions
     start(tmp_path / "run", scenes, replace(TINY, objects=replace(TINY.objects, guidance=0.0)))
     assert not any("guidance" in entry for entry in log(tmp_path / "run"))
 
