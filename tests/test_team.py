@@ -33,6 +33,7 @@ SETTINGS: dict[str, Any] = {
         "slots": 6,
         "appearance": 5,
         "look": 0,
+        "proposals": False,
         "transformer_width": 16,
         "transformer_heads": 2,
         "transformer_layers": 1,

@@ -141,7 +141,7 @@ class ModelConfig:
         _check(
             not self.proposals or self.look > 0,
             "proposals is on, but look is 0: only a second look tells what lies where the encoder did not look;"
-            " set proposals to false, too",
+            " set proposals to false, too (--model.no-proposals)",
         )
         _check(0 <= self.colour_noise < math.inf, f"colour_noise is {self.colour_noise}, expected 0 (off) or more")
         _check(self.faint >= 0, f"faint is {self.faint}, expected 0 (all objects are drawn) or more")
