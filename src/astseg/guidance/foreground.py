@@ -32,13 +32,11 @@ def find_regions(images: Tensor, background: Tensor, predicted_error: Tensor, *,
         The regions, on the CPU.
     """
     images, background, predicted_error = (maps.float() for maps in (images, background, predicted_error))
-    mask = partial(_mask, predicted_error=predicted_error, brightness=_brightness(background))
-    off = _difference(images, background)
+    mask = partial(foreground_mask, images, background, predicted_error)
     # The model expects errors where objects are, too: what is right to begin a region is too strict to fill it.
-    sure, likely, fringe = (one.cpu().numpy() for one in (mask(off), mask(off, errors=1.0), mask(off, strictness=0.5)))
+    sure, likely, fringe = (one.cpu().numpy() for one in (mask(), mask(errors=1.0), mask(strictness=0.5)))
     colours = colour_regions(sure, likely, fringe, images.cpu().numpy(), background.cpu().numpy())
-    nearest = nearest_around(images, background)
-    moved = ~mask(_difference(images, nearest), brightness=_brightness(nearest)).cpu().numpy()
+    moved = ~foreground_mask(images, nearest_around(images, background), predicted_error).cpu().numpy()
     return find_blobs(colours, limit=limit, explained=moved)
 
 
@@ -66,25 +64,9 @@ def foreground_mask(
     Returns:
         B x H x W, bool.
     """
-    difference, brightness = _difference(images, background), _brightness(background)
-    return _mask(difference, predicted_error, brightness, strictness=strictness, errors=errors)
-
-
-def _difference(images: Tensor, background: Tensor) -> Tensor:
-    """B x H x W, the mean over RGB of |image - background|."""
     red, green, blue = (images - background).abs().unbind(dim=1)  # .mean(dim=1) takes twice as long
-    return (red + green + blue) / 3
-
-
-def _brightness(background: Tensor) -> Tensor:
-    """B x 1 x 1, of the background as a whole."""
-    return background.mean(dim=(1, 2, 3)).view(-1, 1, 1)
-
-
-def _mask(
-    difference: Tensor, predicted_error: Tensor, brightness: Tensor, *, strictness: float = 1.0, errors: float = ERRORS
-) -> Tensor:
-    """What :func:`foreground_mask` says, of what it takes from images and background."""
+    difference = (red + green + blue) / 3
+    brightness = background.mean(dim=(1, 2, 3)).view(-1, 1, 1)
     unexplained = 3 * (difference - strictness * errors * predicted_error.squeeze(1)).clamp_min(0)
     mask = unexplained > strictness * (96 / 255) * brightness
     if max(mask.shape[-2:]) < 400:
