@@ -53,11 +53,11 @@ def main() -> None:
     print(machine(options.device))
     rows = []
     for name, model in models(options):
-        size = model.renderer.image_size
+        size, proposals = model.renderer.image_size, model.proposals
         for batch in options.batches:
             images = pictures(options, batch, size)
             model = model.to(options.device).eval()
-            ways = forwards(model, images.to(options.device), compiled=options.compile)
+            ways = forwards(model, images.to(options.device), proposals=proposals, compiled=options.compile)
             first = None
             for way, run in ways.items():
                 seconds = timed(run, device=options.device, repeats=options.repeats, clock=options.clock, warmup=2)
@@ -101,9 +101,10 @@ def pictures(options: argparse.Namespace, batch: int, size: tuple[int, int]) -> 
     return images_to_tensor(load_scenes(options.images, selection=f":{batch}", size=size).images)
 
 
-def forwards(model: AstSeg, images: Tensor, *, compiled: bool = False) -> dict[str, Callable[[], Tensor]]:
-    """Ways from images to labels B x H x W."""
-    proposals = model.proposals
+def forwards(
+    model: AstSeg, images: Tensor, *, proposals: bool, compiled: bool = False
+) -> dict[str, Callable[[], Tensor]]:
+    """Ways from images to labels B x H x W; each switches the model's proposals on or off for itself."""
 
     def as_in_training() -> Tensor:
         model.proposals = False
