@@ -15,6 +15,7 @@ import numpy as np
 from astseg.config import Config, override, to_dict
 from astseg.fit.regions import Regions
 from astseg.fit.survey import SIDE, Survey
+from astseg.guidance.blobs import MARGIN
 from astseg.types import UserError
 
 __all__ = ["Plan", "Row", "decide", "require_learnable"]
@@ -48,9 +49,6 @@ MIX = 0.5
 
 SMALL_OBJECTS = {96: 6.0, 128: 4.0}
 """Short sides that are chosen where the median object is narrower than so many pixels at 64."""
-
-MARGIN = 1.25
-"""A glimpse is larger than its object by this."""
 
 
 @dataclass(frozen=True)
