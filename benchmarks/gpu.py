@@ -93,7 +93,7 @@ def parts(options: argparse.Namespace, *, half: bool) -> dict[str, Callable[[], 
 
     def renderer() -> None:
         with autocast():
-            _, _, weights, reconstruction = model.renderer(latents, background, layers=False)
+            _, _, weights, reconstruction, _ = model.renderer(latents, background, layers=False)
         paper_loss(weights, reconstruction, images).backward()
 
     def optimiser() -> None:

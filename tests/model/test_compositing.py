@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from astseg.model import windows as drawing
-from astseg.model.compositing import colour_errors, draw_and_blend
+from astseg.model.compositing import draw_and_blend, draw_and_compare
 from astseg.ops import blend_layers, place_glimpses
 
 B, K, H, W, G = 2, 3, 20, 28, 8
@@ -91,8 +91,15 @@ def test_how_many_are_drawn_together_does_not_matter(
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
-def test_windows_of_a_group_are_of_similar_size() -> None:
-    assert drawing._group_sizes([100.0, 60.0, 50.0, 49.0, 10.0, 4.0]) == [3, 1, 1, 1]
+def test_windows_of_a_group_are_of_similar_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    areas = [100.0, 60.0, 50.0, 49.0, 10.0, 4.0]
+    assert drawing._group_sizes(areas) == [6]  # too few pixels to be worth another group
+    monkeypatch.setattr(drawing, "FEW_PIXELS", 150)
+    assert drawing._group_sizes(areas) == [3, 3]  # 300 pixels for 63, then 147
+    monkeypatch.setattr(drawing, "FEW_PIXELS", 0)
+    assert drawing._group_sizes(areas) == [3, 1, 1, 1]
+    monkeypatch.setattr(drawing, "WINDOW_NUMBERS", 4 * 200)
+    assert drawing._group_sizes(areas) == [2, 2, 1, 1]
     assert drawing._group_sizes([]) == []
 
 
@@ -138,20 +145,22 @@ def test_what_has_diverged_comes_out_as_nan(windows: bool) -> None:
 
 
 @WINDOWS
-def test_colour_errors_are_those_of_the_layers(windows: bool) -> None:
-    """Wherever an object has any weight."""
-    glimpses, position, scale, _, background, _ = inputs()
+@pytest.mark.parametrize("some", [None, torch.tensor([[True, False, True], [False, True, True]])])
+def test_colours_are_compared_with_those_of_the_layers(windows: bool, some: Tensor | None) -> None:
+    """Wherever an object has any weight; what is drawn, and its gradients, stay what they are."""
+    given = inputs()
+    if some is not None:
+        given[0] = (given[0].detach() * some[..., None, None, None]).requires_grad_()
+    glimpses, position, scale, _, background, _ = given
     images = uniform(B, 3, H, W, seed=9)
     layers = place_glimpses(glimpses, position, scale, image_size=(H, W))
-    expected = (layers[:, :, :3] - images[:, None]).square().sum(dim=2)
-    behind = (background - images).square().sum(dim=1)
-    drawn = torch.tensor([[True, False, True], [False, True, True]])
-    for some in (None, drawn):
-        found = colour_errors(glimpses, position, scale, background, images, windows=windows, drawn=some)
-        torch.testing.assert_close(found[:, 0], behind, rtol=0, atol=0)
-        found = found[:, 1:]
-        looked_at = (layers[:, :, 3] > 0) & (drawn[:, :, None, None] if some is not None else True)
-        assert looked_at.any()
-        torch.testing.assert_close(found[looked_at], expected[looked_at], rtol=1e-9, atol=1e-9)
-    if windows:
-        assert (found[~drawn] == 0).all()
+    expected = torch.cat([background[:, None], layers[:, :, :3]], dim=1).sub(images[:, None]).square().sum(dim=2)
+    weights, reconstruction, errors = draw_and_compare(*given, images, windows=windows, drawn=some)
+    assert not errors.requires_grad
+    seen = weights > 0
+    assert all(seen[:, layer].any() for layer in range(K + 1))
+    torch.testing.assert_close(errors[seen], expected[seen].detach(), rtol=1e-9, atol=1e-9)
+    alone = draw_and_blend(*given, windows=windows, drawn=some)
+    torch.testing.assert_close((weights, reconstruction), alone, rtol=0, atol=0)
+    for one, other in zip(gradients((weights, reconstruction), given), gradients(alone, given), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)

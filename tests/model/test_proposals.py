@@ -284,7 +284,7 @@ def test_pixels_ask_the_regions_too(scene: tuple[AstSeg, Tensor]) -> None:
     with inference(model):
         output = model(images, layers=False)
         objects = owned(output.weights)
-        errors = model.renderer.colour_errors(output.latents, output.background, images, objects)
+        errors = model.renderer(output.latents, output.background, images=images).errors
         regions = find_regions(images, *model.background_model(images), limit=3)
     found = ownership(output.weights, errors, objects, noise=0.15, regions=regions)
     torch.testing.assert_close(output.ownership, found)

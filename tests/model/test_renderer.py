@@ -115,7 +115,7 @@ def test_golden_rendering(
     appearance = latents.appearance.transpose(0, 1).flatten(0, 1)
     near(renderer.generator(appearance), golden["glimpses"], 1e-5)
 
-    layers, masks, weights, reconstruction = renderer(latents, backgrounds)
+    layers, masks, weights, reconstruction, _ = renderer(latents, backgrounds)
     placed = torch.cat([layers, masks[:, :, None]], dim=2).transpose(0, 1)
     near(placed[..., rows, columns], golden["warped" if "warped" in golden else "warped_sub"], 1e-4)
     near(weights.transpose(0, 1), golden[f"weights{suffix}"], 1e-4)
@@ -130,7 +130,7 @@ def test_golden_rendering_with_the_reference_s_activation_index(
     renderer, latents, backgrounds = golden_scene(golden, 1, fill_by_rule_a)
     raw = golden["latents"].transpose(0, 1)
     as_the_reference = split_latents(raw, scale_numbers=1, scale_range=SCALES, reference=True)
-    _, _, weights, reconstruction = renderer(as_the_reference, backgrounds)
+    _, _, weights, reconstruction, _ = renderer(as_the_reference, backgrounds)
     near(weights.transpose(0, 1), golden["weights_official"], 1e-4)
     near(reconstruction, golden["reconstruction_official"], 1e-4)
 
@@ -143,7 +143,7 @@ def test_golden_rendering_with_pixel_activation(
     assert renderer.pixel_log_activation is not None
     near(renderer(latents, backgrounds)[2].transpose(0, 1), golden["weights"], 1e-4)  # it starts at nothing
     renderer.pixel_log_activation.data.copy_(golden["varbg_local_logit"])
-    _, _, weights, reconstruction = renderer(latents, backgrounds)
+    _, _, weights, reconstruction, _ = renderer(latents, backgrounds)
     near(weights.transpose(0, 1)[..., ::2, ::2], golden["varbg_weights_sub"], 1e-4)
     near(reconstruction[..., ::2, ::2], golden["varbg_reconstruction_sub"], 1e-4)
 
@@ -171,7 +171,7 @@ def test_shapes_ranges_and_gradients(scale_numbers: int, pixel_activation: bool)
     for number in numbers:
         number.requires_grad_()
     background = torch.rand(B, 3, H, W)
-    layers, masks, weights, reconstruction = renderer(latents, background)
+    layers, masks, weights, reconstruction, _ = renderer(latents, background)
     assert layers.shape == (B, K, 3, H, W)
     assert masks.shape == (B, K, H, W)
     assert weights.shape == (B, K + 1, H, W)
@@ -190,16 +190,30 @@ def test_shapes_ranges_and_gradients(scale_numbers: int, pixel_activation: bool)
 def test_objects_start_almost_invisible() -> None:
     latents = replace(some_latents(), log_activation=torch.zeros(B, K))
     background = torch.rand(B, 3, H, W)
-    _, _, weights, reconstruction = renderer_20x28()(latents, background)
+    _, _, weights, reconstruction, _ = renderer_20x28()(latents, background)
     assert weights[:, 1:].max() < 2e-5
     torch.testing.assert_close(reconstruction, background, rtol=0, atol=1e-4)
 
 
 def test_active_objects_hide_the_background() -> None:
     latents = replace(some_latents(), log_activation=torch.full((B, K), 30.0))
-    _, masks, weights, _ = renderer_20x28()(latents, torch.rand(B, 3, H, W))
+    _, masks, weights, _, _ = renderer_20x28()(latents, torch.rand(B, 3, H, W))
     assert (weights[:, 0][masks.amax(dim=1) > 0.1] < 1e-6).all()
     assert (weights[:, 0][masks.amax(dim=1) == 0] == 1).all()
+
+
+def test_colours_are_compared_the_same_way_with_layers_and_without() -> None:
+    renderer, latents, background = renderer_20x28(), some_latents(), torch.rand(B, 3, H, W)
+    images = torch.rand(B, 3, H, W)
+    full, bare = (renderer(latents, background, images=images, layers=layers) for layers in (True, False))
+    assert renderer(latents, background).errors is None
+    assert not full.errors.requires_grad
+    seen = full.weights > 0
+    torch.testing.assert_close(bare.weights, full.weights, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(bare.errors[seen], full.errors[seen], rtol=1e-4, atol=1e-5)
+    expected = (full.layers - images[:, None]).square().sum(dim=2)
+    torch.testing.assert_close(full.errors[:, 1:], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(full.errors[:, 0], (background - images).square().sum(dim=1), rtol=1e-4, atol=1e-5)
 
 
 def test_order_of_slots_does_not_matter() -> None:
@@ -211,8 +225,8 @@ def test_order_of_slots_does_not_matter() -> None:
         latents.log_activation[:, order],
         latents.appearance[:, order],
     )
-    _, masks, weights, reconstruction = renderer(latents, background)
-    _, turned_masks, turned_weights, turned_reconstruction = renderer(turned, background)
+    _, masks, weights, reconstruction, _ = renderer(latents, background)
+    _, turned_masks, turned_weights, turned_reconstruction, _ = renderer(turned, background)
     torch.testing.assert_close(turned_masks, masks[:, order])
     torch.testing.assert_close(turned_weights[:, 1:], weights[:, 1:][:, order])
     torch.testing.assert_close(turned_reconstruction, reconstruction)
@@ -220,7 +234,7 @@ def test_order_of_slots_does_not_matter() -> None:
 
 def test_layers_are_the_placed_glimpses() -> None:
     renderer, latents = renderer_20x28(), some_latents()
-    layers, masks, _, _ = renderer(latents, torch.rand(B, 3, H, W))
+    layers, masks, _, _, _ = renderer(latents, torch.rand(B, 3, H, W))
     for i, k in ((0, 2), (1, 0)):
         glimpse = renderer.generator(latents.appearance[i, k][None])[None]
         position, scale = latents.position[i, k].view(1, 1, 2), latents.scale[i, k].view(1, 1, 2)
@@ -234,7 +248,7 @@ def test_mixed_precision_keeps_weights_exact() -> None:
     exact = renderer(latents, background)
     with torch.autocast("cpu", torch.bfloat16):
         rough = renderer(latents, background)
-    for ours, theirs in zip(rough, exact, strict=True):
+    for ours, theirs in zip(rough[:4], exact[:4], strict=True):
         assert ours.dtype == torch.float32
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0.03)
     torch.testing.assert_close(rough[2].sum(dim=1), torch.ones(B, H, W))
@@ -247,7 +261,7 @@ def test_double_precision() -> None:
     )
     background = torch.rand(B, 3, H, W)
     exact = renderer_20x28().double()(doubled, background.double())
-    for ours, theirs in zip(exact, renderer_20x28()(latents, background), strict=True):
+    for ours, theirs in zip(exact[:4], renderer_20x28()(latents, background)[:4], strict=True):
         assert ours.dtype == torch.float64
         torch.testing.assert_close(ours.float(), theirs, rtol=0, atol=1e-4)
 

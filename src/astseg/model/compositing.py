@@ -20,7 +20,7 @@ from torch import Tensor
 from astseg.model.windows import PlacedGlimpses, groups
 from astseg.ops import SMALLEST_LOG_RATIO, full_precision
 
-__all__ = ["colour_errors", "draw_and_blend"]
+__all__ = ["draw_and_blend", "draw_and_compare"]
 
 
 def draw_and_blend(
@@ -53,56 +53,56 @@ def draw_and_blend(
         Weights, B x L x H x W, that sum to one over the layers (0 = background); and the reconstruction,
         B x 3 x H x W. They can be differentiated once.
     """
-    both: tuple[Tensor, Tensor] = _DrawAndBlend.apply(  # type: ignore[no-untyped-call]
-        glimpses,
-        position,
-        scale.expand(*scale.shape[:2], 2),
-        log_activation,
-        background,
-        background_log_activation,
-        windows,
-        drawn,
+    weights, reconstruction, _ = _draw(
+        glimpses, position, scale, log_activation, background, background_log_activation, None, windows, drawn
     )
-    return both
+    return weights, reconstruction
 
 
-@torch.no_grad()
-def colour_errors(
+def draw_and_compare(
     glimpses: Tensor,
     position: Tensor,
     scale: Tensor,
+    log_activation: Tensor,
     background: Tensor,
+    background_log_activation: Tensor,
     images: Tensor,
     *,
     windows: bool | None = None,
     drawn: Tensor | None = None,
-) -> Tensor:
-    """How far images are from the colours of each layer; no gradient.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, and how far images are from the colours of each layer.
 
     Args:
-        glimpses: B x K x 4 x g x g, colours and mask in [0, 1].
-        position: B x K x 2, (x, y) in [-1, 1].
-        scale: B x K x S, inverse scale.
+        glimpses: B x K x 4 x g x g; this and the others as for :func:`draw_and_blend`.
+        position: B x K x 2.
+        scale: B x K x S.
+        log_activation: B x K.
         background: B x 3 x H x W.
+        background_log_activation: A scalar, or H x W.
         images: B x 3 x H x W in [0, 1].
-        windows: As for :func:`draw_and_blend`.
-        drawn: B x K, which objects are looked at; None: all of them.
+        windows: True, False or None.
+        drawn: B x K.
 
     Returns:
-        B x L x H x W, squared error summed over RGB, 0 = background; 0 far from an object, where its weight is 0, and
-        of objects that are not looked at.
+        Weights and reconstruction as there; and squared errors summed over RGB, B x L x H x W, without a gradient and
+        anything where the weight is 0.
     """
-    size = (images.shape[2], images.shape[3])
-    scale = scale.expand(*scale.shape[:2], 2)
-    with full_precision(glimpses.device):
-        objects = PlacedGlimpses(glimpses, position, scale, size)
-        rows = images.to(objects.dtype).transpose(1, 2).contiguous()  # B x H x 3 x W
-        errors = rows.new_zeros(len(images), position.shape[1] + 1, *size)
-        errors[:, 0] = (background - images).square().sum(dim=1)
-        for group in groups(position, scale, size, glimpses.shape[-1], windows=windows, some=drawn):
-            off = objects.draw(group)[:, :, :3].sub_(group.take_from(rows))
-            group.put_into(errors, off.square_().sum(dim=2))
-    return errors
+    weights, reconstruction, errors = _draw(
+        glimpses, position, scale, log_activation, background, background_log_activation, images, windows, drawn
+    )
+    assert errors is not None
+    return weights, reconstruction, errors
+
+
+def _draw(
+    glimpses: Tensor, position: Tensor, scale: Tensor, *others: Tensor | bool | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    both_ways = scale.expand(*scale.shape[:2], 2)
+    drawing: tuple[Tensor, Tensor, Tensor | None] = _DrawAndBlend.apply(  # type: ignore[no-untyped-call]
+        glimpses, position, both_ways, *others
+    )
+    return drawing
 
 
 class _DrawAndBlend(torch.autograd.Function):
@@ -122,27 +122,16 @@ class _DrawAndBlend(torch.autograd.Function):
         log_activation: Tensor,
         background: Tensor,
         background_log_activation: Tensor,
+        images: Tensor | None,
         windows: bool | None,
         drawn: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        b, k = log_activation.shape
-        h, w = background.shape[-2:]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         with full_precision(glimpses.device):
-            objects = PlacedGlimpses(glimpses, position, scale, (h, w))
+            objects = PlacedGlimpses(glimpses, position, scale, (background.shape[2], background.shape[3]))
             alpha, behind, _ = _activations(log_activation, background_log_activation, objects.dtype)
-            sums = background.new_zeros(b, h, 4, w, dtype=objects.dtype)  # of alpha M L, and of alpha M
-            weights = background.new_zeros(b, k + 1, h, w, dtype=objects.dtype)
-            for group in groups(position, scale, (h, w), glimpses.shape[-1], windows=windows, some=drawn):
-                seen = objects.draw(group)  # N x n x 4 x m
-                visible = seen[:, :, 3].mul_(alpha.flatten()[group.objects, None, None])
-                seen[:, :, :3].mul_(visible[:, :, None])
-                group.add_to(sums, seen)
-                group.put_into(weights, visible)
-            weights[:, 0] = behind
-            total = sums[:, :, 3].add_(behind)  # B x H x W
-            weights.div_(total[:, None])
-            reconstruction = sums[:, :, :3].transpose(1, 2) / total[:, None]
-            reconstruction.addcmul_(weights[:, :1], background.to(objects.dtype))
+            weights, reconstruction, total, errors = _blended(
+                objects, alpha, behind, background, images, windows, drawn
+            )
         ctx.windows, ctx.drawn = windows, drawn
         ctx.save_for_backward(
             glimpses,
@@ -153,13 +142,15 @@ class _DrawAndBlend(torch.autograd.Function):
             background_log_activation,
             weights,
             reconstruction,
-            total.contiguous(),
+            total,
         )
-        return weights, reconstruction
+        if errors is not None:
+            ctx.mark_non_differentiable(errors)
+        return weights, reconstruction, errors
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, weights_gradient: Tensor, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+    def backward(ctx: Any, weights_gradient: Tensor, gradient: Tensor, _: Any) -> tuple[Tensor | None, ...]:  # noqa: D102
         glimpses, position, scale, log_activation, background, background_log, weights, reconstruction, total = (
             ctx.saved_tensors
         )
@@ -172,7 +163,7 @@ class _DrawAndBlend(torch.autograd.Function):
                 mean.addcmul_(weight, worth)
             pixels = torch.cat([gradient.transpose(1, 2), mean[:, :, None], total.reciprocal()[:, :, None]], dim=2)
             alpha_gradient = torch.zeros_like(alpha)  # of log alpha
-            for group in groups(position, scale, (h, w), glimpses.shape[-1], windows=ctx.windows, some=ctx.drawn):
+            for group in groups(objects, windows=ctx.windows, some=ctx.drawn):
                 drawn, around = objects.draw(group), group.take_from(pixels)  # N x n x 4 x m and N x n x 5 x m
                 colours, mask, arriving = drawn[:, :, :3], drawn[:, :, 3], around[:, :, :3]
                 worth = (arriving * colours).sum(dim=2).add_(group.take_planes(weights_gradient))
@@ -196,7 +187,42 @@ class _DrawAndBlend(torch.autograd.Function):
             behind_gradient,
             None,
             None,
+            None,
         )
+
+
+def _blended(
+    objects: PlacedGlimpses,
+    alpha: Tensor,
+    behind: Tensor,
+    background: Tensor,
+    images: Tensor | None,
+    windows: bool | None,
+    drawn: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Weights, reconstruction, the sum that the weights were divided by, B x H x W; and the errors of colours."""
+    (b, k), (h, w) = alpha.shape, objects.image_size
+    sums = background.new_zeros(b, h, 4, w, dtype=objects.dtype)  # of alpha M L, and of alpha M
+    weights = background.new_zeros(b, k + 1, h, w, dtype=objects.dtype)
+    rows = errors = None
+    if images is not None:
+        rows = images.to(objects.dtype).transpose(1, 2).contiguous()  # B x H x 3 x W
+        errors = torch.zeros_like(weights)
+        errors[:, 0] = (background - images).square().sum(dim=1)
+    for group in groups(objects, windows=windows, some=drawn):
+        seen = objects.draw(group)  # N x n x 4 x m
+        if rows is not None and errors is not None:
+            group.put_into(errors, (seen[:, :, :3] - group.take_from(rows)).square_().sum(dim=2))
+        visible = seen[:, :, 3].mul_(alpha.flatten()[group.objects, None, None])
+        seen[:, :, :3].mul_(visible[:, :, None])
+        group.add_to(sums, seen)
+        group.put_into(weights, visible)
+    weights[:, 0] = behind
+    total = sums[:, :, 3] + behind
+    weights.div_(total[:, None])
+    reconstruction = sums[:, :, :3].transpose(1, 2) / total[:, None]
+    reconstruction.addcmul_(weights[:, :1], background.to(objects.dtype))
+    return weights, reconstruction, total, errors
 
 
 def _activations(log_activation: Tensor, background_log: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

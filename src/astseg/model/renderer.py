@@ -7,16 +7,17 @@ images, is the reference implementation's).
 from __future__ import annotations
 
 import itertools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from astseg.model.compositing import colour_errors, draw_and_blend
+from astseg.model.compositing import draw_and_blend, draw_and_compare
 from astseg.model.convolution import TransposedConvolution
 from astseg.ops import at_least_float32, blend_layers, full_precision, place_glimpses, shapes_are_fixed
 from astseg.types import ObjectLatents
 
-__all__ = ["GlimpseGenerator", "Renderer", "glimpse_channels"]
+__all__ = ["GlimpseGenerator", "Renderer", "Rendering", "glimpse_channels"]
 
 
 def glimpse_channels(image_size: tuple[int, int], width: int = 1) -> tuple[int, ...]:
@@ -37,9 +38,29 @@ def glimpse_channels(image_size: tuple[int, int], width: int = 1) -> tuple[int, 
     return (*(width * channels for channels in hidden), 4)
 
 
-OFF = -14.0
-"""An object this far below the background in log alpha weighs less than e^-14, a fraction of what 8 bits can show:
-where no gradient is wanted it is not drawn."""
+OFF = -6.2
+"""An object this far below the background in log alpha weighs less than a 490th, which changes no pixel by more than
+half of a grey level, and owns none: where no gradient is wanted it is not drawn."""
+
+
+class Rendering(NamedTuple):
+    """What the renderer makes of B images.
+
+    Attributes:
+        layers: B x K x 3 x H x W in [0, 1], each object's colours where its glimpse lies, 0 outside; None where they
+            were not wanted.
+        masks: B x K x H x W in [0, 1], each object's own mask before occlusion; None without layers.
+        weights: B x L x H x W, sum to one over the layers, 0 = background.
+        reconstruction: B x 3 x H x W in [0, 1].
+        errors: B x L x H x W, squared errors of each layer's colours, summed over RGB, without a gradient; anything
+            where its weight is 0. None where there were no images to hold them against.
+    """
+
+    layers: Tensor | None
+    masks: Tensor | None
+    weights: Tensor
+    reconstruction: Tensor
+    errors: Tensor | None = None
 
 
 class GlimpseGenerator(nn.Sequential):
@@ -114,34 +135,41 @@ class Renderer(nn.Module):
         return chosen | ~chosen.any()  # while nothing is on yet, everything is still to be learnt
 
     def forward(
-        self, latents: ObjectLatents, background: Tensor, *, layers: bool = True, drawn: Tensor | None = None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
+        self,
+        latents: ObjectLatents,
+        background: Tensor,
+        *,
+        images: Tensor | None = None,
+        layers: bool = True,
+        drawn: Tensor | None = None,
+    ) -> Rendering:
         """Render.
 
         Args:
             latents: The objects of B images.
             background: B x 3 x H x W in [0, 1].
+            images: B x 3 x H x W in [0, 1], what the colours of the layers are held against; None: they are not.
             layers: Whether layers and masks are wanted too. Training does without: they are most of the cost.
             drawn: B x K, which objects are drawn (:meth:`drawn`); only without layers.
-
-        Returns:
-            Layers B x K x 3 x H x W, masks B x K x H x W (None and None where not wanted), weights B x L x H x W,
-            reconstruction B x 3 x H x W.
         """
-        b, k, _ = latents.appearance.shape
         behind = self.background_activation()
         if not layers:
             glimpses = self._glimpses(latents.appearance, drawn)
-            weights, reconstruction = draw_and_blend(
-                glimpses, latents.position, latents.scale, latents.log_activation, background, behind, drawn=drawn
-            )
-            return None, None, weights, reconstruction
+            places = (latents.position, latents.scale, latents.log_activation, background, behind)
+            if images is None:
+                return Rendering(None, None, *draw_and_blend(glimpses, *places, drawn=drawn))
+            return Rendering(None, None, *draw_and_compare(glimpses, *places, images, drawn=drawn))
         glimpses = self._glimpses(latents.appearance)
         placed = at_least_float32(place_glimpses(glimpses, latents.position, latents.scale, image_size=self.image_size))
         colours, masks = placed[:, :, :3], placed[:, :, 3]
         with full_precision(placed.device):
             weights, reconstruction = blend_layers(colours, masks, latents.log_activation, background, behind)
-        return colours, masks, weights, reconstruction
+        errors: Tensor | None = None
+        if images is not None:
+            with torch.no_grad():
+                each = [background, *colours.unbind(dim=1)]
+                errors = torch.stack([(layer - images).square().sum(dim=1) for layer in each], dim=1)
+        return Rendering(colours, masks, weights, reconstruction, errors)
 
     def colours(self, latents: ObjectLatents, drawn: Tensor) -> Tensor:
         """The layers of some objects; no gradient.
@@ -159,21 +187,6 @@ class Renderer(nn.Module):
         colours = placed.new_zeros(*drawn.shape, 3, *self.image_size)
         colours[drawn] = placed[:, 0]
         return colours
-
-    def colour_errors(self, latents: ObjectLatents, background: Tensor, images: Tensor, drawn: Tensor) -> Tensor:
-        """How far images are from the colours of the background and of some objects; no gradient.
-
-        Args:
-            latents: The objects of B images.
-            background: B x 3 x H x W in [0, 1].
-            images: B x 3 x H x W in [0, 1].
-            drawn: B x K, which of them are wanted.
-
-        Returns:
-            B x L x H x W, squared error summed over RGB, 0 = background; 0 far from an object, and for the others.
-        """
-        glimpses = self._glimpses(latents.appearance, drawn)
-        return colour_errors(glimpses, latents.position, latents.scale, background, images, drawn=drawn)
 
     def _glimpses(self, appearance: Tensor, drawn: Tensor | None = None) -> Tensor:
         """B x K x Z -> B x K x 4 x g x g; zeros for those that are not to be drawn (drawn: B x K)."""

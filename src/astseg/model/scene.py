@@ -81,21 +81,23 @@ class AstSeg(nn.Module):
             )
         drawn = None if layers else self.renderer.drawn(latents.log_activation)
         latents = self.encoder.look_again(images, latents, attention, drawn)
-        colours, masks, weights, reconstruction = self.renderer(latents, background, layers=layers, drawn=drawn)
+        looked_at = images if self.colour_noise and not self.training else None
+        drawing = self.renderer(latents, background, images=looked_at, layers=layers, drawn=drawn)
         output = SceneOutput(
             latents=latents,
             attention=attention,
             background=background,
-            layers=colours,
-            masks=masks,
-            weights=weights,
-            reconstruction=reconstruction,
+            layers=drawing.layers,
+            masks=drawing.masks,
+            weights=drawing.weights,
+            reconstruction=drawing.reconstruction,
             overlooked=overlooked,
         )
-        if self.colour_noise and not self.training:
-            objects = owned(weights)
-            errors = self.renderer.colour_errors(latents, background, images, objects)
-            output.posterior = ownership(weights, errors, objects, noise=self.colour_noise, regions=regions)
+        if drawing.errors is not None:
+            objects = owned(drawing.weights)
+            output.posterior = ownership(
+                drawing.weights, drawing.errors, objects, noise=self.colour_noise, regions=regions
+            )
         return output
 
     def _behind(self, images: Tensor, known: Tensor | None) -> tuple[Tensor, Blobs | None]:

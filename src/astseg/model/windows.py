@@ -16,6 +16,9 @@ __all__ = ["Group", "PlacedGlimpses", "groups"]
 WINDOW_NUMBERS = 2**19
 """Windows are drawn together while they hold at most so many numbers: they stay in a processor's cache."""
 
+FEW_PIXELS = 2**14
+"""Drawing so many pixels in vain takes less time than starting another group."""
+
 WHOLE_NUMBERS = 2**26
 """The same where whole images are drawn: few large steps suit other devices."""
 
@@ -92,54 +95,54 @@ class Group:
         ]
 
 
-def groups(
-    position: Tensor,
-    scale: Tensor,
-    image_size: tuple[int, int],
-    glimpse: int,
-    *,
-    windows: bool | None,
-    some: Tensor | None = None,
-) -> Iterator[Group]:
-    """All objects once, or in windows some: B x K x 2 positions and scales, images (H, W), glimpses g x g.
+def groups(objects: PlacedGlimpses, *, windows: bool | None, some: Tensor | None = None) -> Iterator[Group]:
+    """All objects once, or in windows some (B x K).
 
     windows: Whether objects are drawn in windows instead of on whole images; None: on a CPU.
     """
-    b, k, _ = position.shape
+    position, scale, image_size = objects.position, objects.scale, objects.image_size
+    b, k, *_, glimpse = objects.shape
     if not (position.device.type == "cpu" if windows is None else windows):
         together = max(1, WHOLE_NUMBERS // (k * 4 * image_size[0] * image_size[1]))
         for i in range(0, b, together):
-            objects = torch.arange(i * k, min(b, i + together) * k, device=position.device)
-            start = torch.zeros_like(objects)
-            yield Group(objects, start, start, image_size, None, slice(i, i + together))
+            numbers = torch.arange(i * k, min(b, i + together) * k, device=position.device)
+            start = torch.zeros_like(numbers)
+            yield Group(numbers, start, start, image_size, None, slice(i, i + together))
         return
     sides = position.new_tensor([image_size[1], image_size[0]])  # of x and y, as positions are
     centre = ((position + 1) * sides - 1) / 2
     reach = (1 + 1 / glimpse) / scale * sides / 2  # a pixel further away reads nothing but zeros
     # A model that has diverged is told by its losses, so NaN has to find a window too.
     last = (centre + reach).nan_to_num().floor().clamp_min(0).minimum(sides - 1)
-    first = (centre - reach).nan_to_num().ceil().clamp_min(0).minimum(last).flatten(0, 1)
-    count = last.flatten(0, 1) - first + 1  # BK x 2, pixels
+    first = (centre - reach).nan_to_num().ceil().clamp_min(0).minimum(last)
+    count = last - first + 1  # BK x 2, pixels
     area, order = count.prod(dim=1).sort(descending=True)
     if some is not None:
         kept = some.flatten()[order]
         area, order = area[kept], order[kept]
-    for objects in torch.split(order, _group_sizes(area.tolist())):
-        m, n = count[objects].amax(dim=0).int().tolist()
-        corner = torch.minimum(first[objects], sides - sides.new_tensor([m, n])).long()  # N x 2
-        corners = [(o // k, o % k, y, x) for o, (x, y) in zip(objects.tolist(), corner.tolist(), strict=True)]
-        yield Group(objects, corner[:, 1], corner[:, 0], (n, m), corners, slice(b))
+    for numbers in torch.split(order, _group_sizes(area.tolist())):
+        m, n = count[numbers].amax(dim=0).int().tolist()
+        corner = torch.minimum(first[numbers], sides - sides.new_tensor([m, n])).long()  # N x 2
+        corners = [(o // k, o % k, y, x) for o, (x, y) in zip(numbers.tolist(), corner.tolist(), strict=True)]
+        yield Group(numbers, corner[:, 1], corner[:, 0], (n, m), corners, slice(b))
 
 
 def _group_sizes(areas: list[float]) -> list[int]:
-    """Falling areas cut into runs: none falls below a half within a run, nor is a run too large to be drawn at once."""
+    """Falling areas cut into runs that are not too large to be drawn at once.
+
+    All windows of a run are as large as its first. Where they fall below a half another run begins, unless all that are
+    left, drawn as large, are too few more pixels for that.
+    """
     sizes: list[int] = []
-    largest = 0.0
-    for area in areas:
-        if area < largest / 2 or not sizes or (sizes[-1] + 1) * largest * 4 > WINDOW_NUMBERS:
+    largest, left = 0.0, sum(areas)
+    for number, area in enumerate(areas):
+        more = (len(areas) - number) * largest - left
+        cut = area < largest / 2 and more > FEW_PIXELS
+        if cut or not sizes or (sizes[-1] + 1) * largest * 4 > WINDOW_NUMBERS:
             sizes.append(0)
             largest = area
         sizes[-1] += 1
+        left -= area
     return sizes
 
 
