@@ -26,11 +26,12 @@ from torch import nn
 from astseg.checkpoint import RunFolder
 from astseg.config import Config, override
 from astseg.data import load_scenes
+from astseg.device import default_device
 from astseg.evaluate import evaluate
 from astseg.model.background import BackgroundModel
 from astseg.model.scene import AstSeg, build
 from astseg.progress import Reporter
-from astseg.train import default_device, train_background, train_objects
+from astseg.train import train_background, train_objects
 from astseg.types import SceneArrays
 from curves import learning_curves
 
@@ -70,7 +71,7 @@ class Plan:
 def reduced(plan: Plan) -> Config:
     """The paper's settings but for what a CPU cannot bear."""
     height, width = plan.train.images.shape[1:3]
-    precision = "bfloat16" if default_device().type == "cpu" else "float32"
+    precision = "auto" if default_device().type == "cpu" else "float32"
     return override(
         Config(),
         {

@@ -18,7 +18,7 @@ PACKAGE = SOURCE / "astseg"
 RANK = {
     **dict.fromkeys(["types"], 0),
     **dict.fromkeys(["config", "ops"], 1),
-    **dict.fromkeys(["guidance"], 2),
+    **dict.fromkeys(["device", "guidance"], 2),
     **dict.fromkeys(["data", "losses", "metrics", "model"], 3),
     **dict.fromkeys(
         [

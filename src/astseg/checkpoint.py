@@ -30,6 +30,7 @@ import torch
 from torch import nn
 
 from astseg.config import Config, from_dict, to_dict
+from astseg.device import default_device, settled
 from astseg.durable import BrokenFileError, cannot_write, header, save_tensors, sync, write_durably, write_json
 from astseg.lock import LOCK_NAME, FolderLock
 from astseg.model.scene import AstSeg, build
@@ -126,7 +127,8 @@ class RunFolder:
         anew: ``astseg train-background`` and ``astseg train`` each know the steps of their own part.
 
         Args:
-            config: Every setting; those of :data:`SAME_NUMBERS` may differ from the run's.
+            config: Every setting; those of :data:`SAME_NUMBERS` may differ from the run's. A precision that is ``auto``
+                is settled here, once for the whole run.
             about: Preset, data, seed and so on; ``fingerprint`` of the images and ``seed`` must not change.
 
         Returns:
@@ -137,12 +139,14 @@ class RunFolder:
         """
         self.check_new_or_begun()
         if not self.is_begun:
+            config = settled(config, default_device())
             self.save_config(config, **about)
             return config
         old, before = self.load_config()
         state = self.load_state()
         if state is not None and (state.phase, state.step) == ("objects", 0):
             config, old = replace(config, background=old.background), replace(old, objects=config.objects)
+        config = settled(config, default_device(), before=old)
         changed = [
             f"{name} ({before.get(name)}, now {about[name]})"
             for name in ("fingerprint", "seed")

@@ -30,6 +30,7 @@ from astseg.data.cached import CachedSource
 from astseg.data.masked import CocoSource, MaskedFolderSource
 from astseg.data_commands import cached_if_large
 from astseg.demo import run_demo
+from astseg.device import default_device
 from astseg.evaluate import evaluate
 from astseg.few_labels import tell_few_labels, whole_scenes
 from astseg.fit.run import run_fit
@@ -42,7 +43,7 @@ from astseg.report_commands import health_run, report_run
 from astseg.segment_commands import export_labels, segment_input
 from astseg.team import Onlooker, Team, assembled
 from astseg.terminal import progress_bar
-from astseg.train import choose_background_width, default_device, train
+from astseg.train import choose_background_width, train
 from astseg.types import SceneArrays, UserError
 from astseg.watch import PanelWatch, few
 

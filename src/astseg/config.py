@@ -32,7 +32,7 @@ __all__ = [
 T = TypeVar("T")
 
 BACKBONES = (*(f"segformer-b{size}" for size in range(6)), "unet", "cnn")
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "auto")
 DECAYS = ("step", "cosine")
 SCENARIOS = ("curriculum", "baseline")
 REFINEMENTS = ("paper", "residual", "none")
@@ -173,7 +173,7 @@ class BackgroundConfig:
         beta: Strength of the bootstrapped weight, exp(-beta * m).
         ramp: Fractions of the steps at which beta leaves 0 and reaches its value; (0, 0): full from the first step.
         share: Part of a time limit that goes to this phase at most.
-        precision: ``float32`` or ``bfloat16`` (autocast).
+        precision: ``float32``, ``bfloat16`` (autocast) or ``auto``: bfloat16 on a device that is quick in it.
         cuda_graphs: On a GPU, forward and backward are recorded once and replayed (:mod:`astseg.replay`).
     """
 
@@ -238,7 +238,7 @@ class ObjectsConfig:
         mix: Part of the pictures on which regions of others are laid (:mod:`astseg.guidance.mixing`), for small
             collections, in the guided steps of phase 2; 0 is the paper.
         frozen_storage: How phase 2 keeps its backgrounds: ``float16``, or ``uint8`` as the reference does.
-        precision: ``float32`` or ``bfloat16`` (autocast).
+        precision: ``float32``, ``bfloat16`` (autocast) or ``auto``: bfloat16 on a device that is quick in it.
         cuda_graphs: On a GPU, forward and backward are recorded once and replayed (:mod:`astseg.replay`), unless a
             batch is split.
     """

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from astseg import schedule
 from astseg.config import ObjectsConfig
+from astseg.device import is_lowered
 from astseg.guidance import Blobs, glimpse_loss, guidance_loss, where_losses
 from astseg.guidance.loss import TERM_WEIGHTS
 from astseg.losses import parsimony_loss, pixel_entropy_loss, reconstruction_loss
@@ -61,7 +62,8 @@ def guided_losses(
     latents, attention = located
 
     def draw(seen: Tensor, attended: Tensor, where: Tensor, scale: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        lowered = is_lowered(config.precision, images.device)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=lowered):
             return model.glimpses(seen, attended, where, scale)
 
     losses, _ = where_losses(

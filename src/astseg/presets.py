@@ -145,7 +145,7 @@ PRESETS: dict[str, Preset] = {
                 "steps": 800,
                 "batch": 32,
                 "ramp": (0.5, 0.8),
-                "precision": "bfloat16",
+                "precision": "auto",
             },
             "objects": {
                 "steps": 4_000,
@@ -159,7 +159,7 @@ PRESETS: dict[str, Preset] = {
                 "guided_steps": 2_000,
                 "guidance": 0.5,
                 "guidance_steps": 7_000,
-                "precision": "bfloat16",
+                "precision": "auto",
             },
         },
     ),

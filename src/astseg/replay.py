@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from astseg.device import is_lowered
 from astseg.model.encoder import Encoder
 from astseg.model.scene import AstSeg
 from astseg.types import ObjectLatents, SceneOutput, UserError
@@ -33,11 +34,11 @@ class Replayed:
 
         Args:
             module: Tensors to a tuple of tensors.
-            precision: ``float32`` or ``bfloat16`` (autocast).
+            precision: ``float32``, ``bfloat16`` (autocast) or ``auto``.
             graphs: Whether to record on a GPU. A step may then call it once only before its gradients are used up,
                 since what comes out lies in the same memory every time.
         """
-        self.module = _InPrecision(module, lowered=precision == "bfloat16")
+        self.module = _InPrecision(module, precision)
         self.graphs = graphs
         self.replay: Callable[..., tuple[Tensor, ...]] | None = None
 
@@ -91,15 +92,16 @@ class Replayed:
 class _InPrecision(nn.Module):
     """A module under autocast, or not. Its gradients go back outside of autocast, as they should."""
 
-    def __init__(self, module: nn.Module, *, lowered: bool) -> None:
+    def __init__(self, module: nn.Module, precision: str) -> None:
         super().__init__()
         self.module = module
-        self.lowered = lowered
+        self.precision = precision
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         # Without the cache of weights in half precision, which would outlive a recording.
-        device = tensors[0].device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.lowered, cache_enabled=device == "cpu"):
+        device = tensors[0].device
+        lowered = is_lowered(self.precision, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=lowered, cache_enabled=device.type == "cpu"):
             result: tuple[Tensor, ...] = self.module(*tensors)
             return result
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from astseg import arguments
 from astseg.checkpoint import RunFolder, load_model, write_json
+from astseg.device import default_device
 from astseg.evaluate import evaluate
 from astseg.health import Finding, Health, examine, judge
 from astseg.model.scene import AstSeg
@@ -16,7 +17,6 @@ from astseg.outputs import write_whole
 from astseg.report import Material, page
 from astseg.revisit import some_scenes
 from astseg.terminal import progress_bar
-from astseg.train import default_device
 from astseg.types import SceneArrays, UserError
 
 __all__ = ["health_run", "make_report", "report_run", "tell"]

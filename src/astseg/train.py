@@ -24,6 +24,7 @@ from astseg.batches import Batches, FrozenBackground, LiveBlobs, freeze_backgrou
 from astseg.checkpoint import RunFolder, TrainingState
 from astseg.clock import Clock
 from astseg.config import BackgroundConfig, Config, ObjectsConfig
+from astseg.device import default_device
 from astseg.guidance import mix
 from astseg.interruption import Interruption
 from astseg.losses import background_loss
@@ -36,7 +37,7 @@ from astseg.team import ALONE, Team
 from astseg.trouble import DivergedError, Vigil, step_back
 from astseg.types import SceneArrays, UserError
 
-__all__ = ["Watch", "choose_background_width", "default_device", "train", "train_background", "train_objects"]
+__all__ = ["Watch", "choose_background_width", "train", "train_background", "train_objects"]
 
 Watch = Callable[[nn.Module, str, int, float], None]
 """Called after each step with the model, the phase, the finished steps and the seconds; to draw pictures."""
@@ -403,11 +404,6 @@ def choose_background_width(
     with torch.no_grad():
         drawn = [model(batches.draw(step)[0])[0] for step in range(15)]
     return "complex" if is_complex(drawn) else "simple"
-
-
-def default_device() -> torch.device:
-    """A GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def object_rate(config: ObjectsConfig, position: int) -> float:

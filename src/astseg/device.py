@@ -1,0 +1,47 @@
+"""What the machine is, as far as training asks: where to run, and in which precision it is quick."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from astseg.config import Config
+
+__all__ = ["default_device", "is_lowered", "quick_in_bfloat16", "settled"]
+
+
+def default_device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def quick_in_bfloat16(device: torch.device) -> bool:
+    """Whether a device has units of its own for products in bfloat16.
+
+    Of CPUs those with AMX have. All others are slower in bfloat16 than in float32, most of them by far, because what
+    they lack is done with detours (docs/results.md).
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell
+    return bool(capabilities.get("amx_bf16"))
+
+
+def is_lowered(precision: str, device: torch.device) -> bool:
+    """Whether a setting means bfloat16 on a device; precision: ``float32``, ``bfloat16`` or ``auto``."""
+    return precision == "bfloat16" or (precision == "auto" and quick_in_bfloat16(device))
+
+
+def settled(config: Config, device: torch.device, before: Config | None = None) -> Config:
+    """Settings without ``auto`` for a precision: that of a run that has begun, or else what the device is quick in."""
+    for part in ("background", "objects"):
+        precision = getattr(config, part).precision
+        if precision == "auto" and before is not None:
+            precision = getattr(before, part).precision
+        precision = "bfloat16" if is_lowered(precision, device) else "float32"
+        config = replace(config, **{part: replace(getattr(config, part), precision=precision)})
+    return config
