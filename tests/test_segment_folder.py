@@ -7,16 +7,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
 from astseg import cli
-from astseg.predict import Segmenter, segment_folder
+from astseg.predict import Segmenter, folder, segment_folder
 from astseg.types import UserError
 
 NAMES = ["plain.png", "line\nbreak.png", "猫と犬.jpg", "пример.png", "a b'\"[c].png", "deep/ünder/x.png", "d,e;f.png"]
@@ -328,3 +330,37 @@ def test_ctrl_c_is_told_honestly(spread_run: Path, hard_folder: Path, tmp_path: 
     assert "stopped: the masks that are there are whole" in done.stdout
     assert not list(out.rglob("*.part"))
     assert not (out / "coco.json").exists()
+
+
+def test_a_batch_is_read_ahead_and_few_large_pictures() -> None:
+    """What is asked for of a source, for each picture that is handed on."""
+    asked = 0
+
+    def numbers() -> Iterator[int]:
+        nonlocal asked
+        for number in range(60):
+            asked += 1
+            yield number
+
+    with ThreadPoolExecutor(2) as pool:
+        ahead = folder._ahead(pool, lambda number: number, numbers(), lambda number: 8 if number < 30 else 3)
+        given = []
+        for number in ahead:
+            given.append(number)
+            most = 2 if not number else 8 if number <= 35 else 3
+            assert asked <= number + 1 + most
+            assert number == 0 or number > 30 or asked == number + 9
+    assert given == list(range(60))
+
+
+def test_the_model_leaves_cores_to_the_files_meanwhile(segmenter: Segmenter, hard_folder: Path, tmp_path: Path) -> None:
+    before, used = torch.get_num_threads(), []
+    torch.set_num_threads(5)
+    try:
+        segment_folder(
+            segmenter, hard_folder, tmp_path / "out", progress=lambda *_: used.append(torch.get_num_threads())
+        )
+        assert set(used) == {3}
+        assert torch.get_num_threads() == 5
+    finally:
+        torch.set_num_threads(before)

@@ -6,6 +6,7 @@ Colours are stable: label 0 is black and label k, the k-th slot, has the same co
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,8 @@ PALETTE = _palette()
 _MISSED = np.array([[205] * 3, [150] * 3, [230] * 3, [120] * 3, [178] * 3], np.uint8)
 """Greys of the true objects that no slot has found."""
 
-_COMPRESSION, _FAST_COMPRESSION = 6, 1  # of 9
+_COMPRESSION = {"compress_level": 6}
+_FAST_COMPRESSION = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 
 _INK, _PAPER = (40, 40, 40), (255, 255, 255)
 _GAP = 4
@@ -285,9 +287,9 @@ def save_label_png(labels: NDArray[Any], path: Path) -> None:
 
 
 def save_picture(picture: Image.Image, path: Path, *, fast: bool = False) -> None:
-    """Write a PNG, whole or not at all; its folder is made. Fast: in a quarter of the time, a third larger."""
-    level = _FAST_COMPRESSION if fast else _COMPRESSION
-    write_whole(path, lambda part: picture.save(part, format="PNG", compress_level=level))
+    """Write a PNG, whole or not at all; its folder is made. Fast: in a quarter of the time, a twentieth larger."""
+    options = _FAST_COMPRESSION if fast else _COMPRESSION
+    write_whole(path, lambda part: picture.save(part, format="PNG", **options))
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -302,8 +304,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         try:
             write(part)
             os.replace(part, path)
-        finally:
+        except BaseException:
             part.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise UserError(
             f"'{path}' cannot be written ({error.strerror}): choose another folder or free space"

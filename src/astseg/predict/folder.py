@@ -11,8 +11,8 @@
     OUT/layers/NAME.npz
     OUT/segment.json         what was done, and which pictures could not be read
 
-Every file is written beside its place and renamed. Pictures are read ahead and results written behind in threads, a few
-at a time, so that memory does not grow with their number.
+Every file is written beside its place and renamed. While the model looks at a batch of pictures, threads read the next
+one and write the results of the one before; memory does not grow with the number of pictures.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
 
 from astseg import __version__
 from astseg.checkpoint import write_json
@@ -46,10 +49,11 @@ if TYPE_CHECKING:
 __all__ = ["SegmentSummary", "segment_folder"]
 
 _LARGEST_BATCH = 2**24
-"""Pixels of the pictures that are held at a time, whatever the batch size: photographs are large."""
+"""Pixels of the pictures of a batch, whatever its size: photographs are large. About so many more are read ahead of it,
+and so many wait to be written behind it."""
 
-_THREADS = 4
-"""Pillow reads and writes without the interpreter lock; four also fill two busy cores."""
+_AHEAD, _BEHIND = 2, 8
+"""So many pictures at least are read ahead, and so many may wait to be written, however large they are."""
 
 _MUCH = 0.1
 """A change of proportions that is worth telling."""
@@ -132,8 +136,14 @@ def segment_folder(
         "kind": "video" if of_videos else "pictures",
     }
     skipped: list[str] = []
-    with ThreadPoolExecutor(_THREADS) as pool:
-        pictures = _read(source, pool, skipped)
+    # Threads of their own for each, or a batch would be read only when the results of the one before are written.
+    with (
+        _cores_for_files() as cores,
+        ThreadPoolExecutor((cores + 1) // 2) as readers,
+        ThreadPoolExecutor(cores) as writers,
+    ):
+        # Each frame behind a fault of a video decodes it from its beginning, before the fault is known.
+        pictures = _read(source, readers, skipped, at_once=2 * _AHEAD if of_videos else batch_size)
         first = next(pictures, None)
         if first is None:
             told = "; ".join(skipped[:3]) + (f"; and {len(skipped) - 3} more" if len(skipped) > 3 else "")
@@ -142,14 +152,16 @@ def segment_folder(
         # From now on the folder is known as ours, even if this run is interrupted.
         write_json(out / MARK, {"complete": False, **about, "results": results})
         work = _Work(segmenter, source, names, results, out, kinds, fit=fit)
+        pictures = itertools.chain([first], pictures)
         try:
             tables = Tables(out, appearance_size=segmenter.model.renderer.generator.appearance_size)
             with tables, VideoResults(out, source if isinstance(source, VideoSource) else None, kinds) as videos:
-                for last in work.run(itertools.chain([first], pictures), pool, tables, videos, batch_size=batch_size):
+                for last in work.run(pictures, writers, tables, videos, batch_size=batch_size):
                     if progress is not None:
                         progress(last + 1, len(source))
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            for pool in (readers, writers):
+                pool.shutdown(cancel_futures=True)
             raise
     about |= {"images": tables.images, "objects": tables.objects, "skipped": skipped}
     write_json(out / MARK, {"complete": True, **about, "results": results})
@@ -174,7 +186,7 @@ class _Work:
     def run(
         self,
         pictures: Iterable[tuple[int, NDArray[np.uint8]]],
-        pool: ThreadPoolExecutor,
+        writers: ThreadPoolExecutor,
         tables: Tables,
         videos: VideoResults,
         *,
@@ -194,12 +206,28 @@ class _Work:
                 tables.add(name, f"masks/{result}.png", labels, objects)
                 kinds = videos.kinds_of_frames
                 task = (self.out, result, image, prediction, labels, objects, kinds)
-                writing.append(pool.submit(write_pictures, *task))
-                while len(writing) > 2 * _THREADS:
+                writing.append(writers.submit(write_pictures, *task))
+                # A whole batch may wait, or the threads would have nothing to do while the model runs.
+                while len(writing) > max(_BEHIND, len(batch)):
                     writing.popleft().result()
             yield batch[-1][0]
         for each in writing:
             each.result()
+
+
+@contextmanager
+def _cores_for_files() -> Iterator[int]:
+    """Half of the cores, one at least, for threads that read and write; the model computes on the others meanwhile.
+
+    More of them than cores would take turns with the thread that all others wait for.
+    """
+    before = torch.get_num_threads()
+    cores = max(1, before // 2)
+    torch.set_num_threads(max(1, before - cores))
+    try:
+        yield cores
+    finally:
+        torch.set_num_threads(before)
 
 
 def _kinds(write: Collection[str] | None, of_videos: bool) -> tuple[str, ...]:
@@ -230,8 +258,10 @@ def _named(given: Sequence[Path]) -> str:
     return f"'{given[0]}'" if len(given) == 1 else f"'{given[0]}' and {len(given) - 1} more"
 
 
-def _read(source: SceneSource, pool: ThreadPoolExecutor, skipped: list[str]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Pictures with their numbers, read a few ahead; faults go to ``skipped``.
+def _read(
+    source: SceneSource, readers: ThreadPoolExecutor, skipped: list[str], *, at_once: int
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Pictures with their numbers, ``at_once`` read ahead and few where they are large; faults go to ``skipped``.
 
     Of a video nothing is read after its first fault: each try would decode it again from its beginning.
     """
@@ -244,8 +274,12 @@ def _read(source: SceneSource, pool: ThreadPoolExecutor, skipped: list[str]) -> 
         except UserError as error:
             return error
 
+    def room(latest: NDArray[np.uint8] | UserError) -> int:
+        pixels = _LARGEST_BATCH if isinstance(latest, UserError) else latest.shape[0] * latest.shape[1]
+        return max(_AHEAD, min(at_once, _LARGEST_BATCH // pixels))
+
     damaged: set[str] = set()
-    for index, result in enumerate(_ahead(pool, read, range(len(source)))):
+    for index, result in enumerate(_ahead(readers, read, range(len(source)), room)):
         video = _video_of(source, index)
         if not isinstance(result, UserError):
             if video not in damaged:
@@ -261,13 +295,18 @@ def _video_of(source: SceneSource, index: int) -> str | None:
     return os.path.dirname(source.scene_name(index)) if isinstance(source, VideoSource) else None
 
 
-def _ahead(pool: ThreadPoolExecutor, function: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
-    """The results in order; so many of them are worked on as there are threads."""
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable[[Item], T], items: Iterable[Item], room: Callable[[T], int]
+) -> Iterator[T]:
+    """The results in order; the latest tells how many more are worked on meanwhile."""
     pending: deque[Future[T]] = deque()
+    most = _AHEAD
     for item in items:
         pending.append(pool.submit(function, item))
-        if len(pending) > _THREADS:
-            yield pending.popleft().result()
+        while len(pending) > most:
+            result = pending.popleft().result()
+            most = room(result)
+            yield result
     while pending:
         yield pending.popleft().result()
 
