@@ -288,10 +288,10 @@ def scene(*, off: float) -> tuple[Renderer, ObjectLatents, Tensor]:
 
 def test_without_layers_it_draws_the_same() -> None:
     renderer, latents, background = scene(off=-2.0)
-    layers, masks, *expected = renderer(latents, background)
+    layers, masks, *expected, _ = renderer(latents, background)
     assert layers.shape == (B, K, 3, H, W)
     assert masks.shape == (B, K, H, W)
-    no_layers, no_masks, *got = renderer(latents, background, layers=False)
+    no_layers, no_masks, *got, _ = renderer(latents, background, layers=False)
     assert no_layers is None
     assert no_masks is None
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
@@ -301,14 +301,14 @@ def test_objects_that_are_off_are_not_drawn_where_no_gradient_is_wanted() -> Non
     renderer, latents, background = scene(off=-20.0)
     generated: list[int] = []
     renderer.generator.register_forward_hook(lambda _, given, __: generated.append(len(given[0])))
-    expected = renderer(latents, background, layers=False)[2:]
+    expected = renderer(latents, background, layers=False)[2:4]
     with torch.no_grad():
-        got = renderer(latents, background, layers=False, drawn=renderer.drawn(latents.log_activation))[2:]
+        got = renderer(latents, background, layers=False, drawn=renderer.drawn(latents.log_activation))[2:4]
     assert generated == [B * K, B * (K - 1)]
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
     with torch.no_grad():
         latents.log_activation[:] = -100.0
         drawn = renderer.drawn(latents.log_activation)
-        weights, reconstruction = renderer(latents, background, layers=False, drawn=drawn)[2:]
+        _, _, weights, reconstruction, _ = renderer(latents, background, layers=False, drawn=drawn)
     assert torch.equal(reconstruction, background)
     assert (weights[:, 0] == 1).all()

@@ -157,6 +157,7 @@ class _DrawAndBlend(torch.autograd.Function):
         b, h, w = total.shape
         with full_precision(glimpses.device):
             objects = PlacedGlimpses(glimpses, position, scale, (h, w))
+            objects.expect_gradients(whole=ctx.drawn is None)
             alpha, _, inside = _activations(log_activation, background_log, objects.dtype)
             mean = (gradient * reconstruction).sum(dim=1)  # Q, B x H x W
             for weight, worth in zip(weights.unbind(1), weights_gradient.unbind(1), strict=True):

@@ -128,14 +128,15 @@ def decode(head: Any, stages: Sequence[Tensor]) -> Tensor:
     """
     size = stages[0].shape[-2:]
     parts = head.linear_fuse.weight.flatten(1).chunk(len(stages), dim=1)[::-1]  # D x D each, given coarsest first
-    fused = []
+    fused: Tensor | None = None
     for maps, projection, part in zip(stages, head.linear_projections, parts, strict=True):
         with full_precision(maps.device):  # what is rounded to half precision is the product, not its factors
             weight, bias = part @ projection.proj.weight, part @ projection.proj.bias
         # Channels last, in which a CPU enlarges maps several times faster.
         maps = F.conv2d(maps.contiguous(memory_format=torch.channels_last), weight[..., None, None], bias)
-        fused.append(maps if maps.shape[-2:] == size else F.interpolate(maps, size=size, mode="bilinear"))
-    features = head.batch_norm(sum(fused))
+        maps = maps if maps.shape[-2:] == size else F.interpolate(maps, size=size, mode="bilinear")
+        fused = maps if fused is None else fused.add_(maps)
+    features = head.batch_norm(fused)
     rate = head.dropout.p if head.dropout.training else 0.0
     logits: Tensor = head.classifier(_RectifyAndDrop.apply(features, rate))  # type: ignore[no-untyped-call]
     return logits
@@ -155,9 +156,9 @@ class _RectifyAndDrop(torch.autograd.Function):
         if rate > 0:
             lowest, ctx.scale = round(rate * 2**16) - 2**15, 1 / (1 - rate)
             bits = torch.empty(-(-result.numel() // 4), dtype=torch.int64, device=result.device).random_(-(2**63), None)
-            kept = bits.view(torch.int16)[: result.numel()] >= lowest
+            dropped = bits.view(torch.int16)[: result.numel()] < lowest
             # In the order of memory, whatever the strides: which value meets which number does not matter.
-            result.as_strided((result.numel(),), (1,)).mul_(kept).mul_(ctx.scale)
+            result.as_strided((result.numel(),), (1,)).masked_fill_(dropped, 0).mul_(ctx.scale)
         ctx.save_for_backward(result)
         return result
 

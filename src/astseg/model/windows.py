@@ -165,9 +165,13 @@ class PlacedGlimpses:
         # Rows first: so rows, then columns, are sampled by a matrix product each, without moving anything in between.
         self.glimpses = glimpses.flatten(0, 1).permute(0, 2, 1, 3).to(self.dtype).contiguous()  # BK x g x 4 x g
         self.position, self.scale = position.to(self.dtype).flatten(0, 1), scale.to(self.dtype).flatten(0, 1)
-        self.gradients = torch.zeros_like(self.glimpses)  # not all objects need be drawn
-        self.position_gradient = torch.zeros_like(position, dtype=self.dtype)
-        self.scale_gradient = torch.zeros_like(scale, dtype=self.dtype)
+
+    def expect_gradients(self, *, whole: bool) -> None:
+        """Make room for gradients; whole: all objects are drawn, so all of it will be written."""
+        made = torch.empty_like if whole else torch.zeros_like
+        self.gradients = made(self.glimpses)
+        self.position_gradient = made(self.position).view(*self.shape[:2], 2)
+        self.scale_gradient = made(self.scale).view(*self.shape[:2], 2)
 
     def draw(self, group: Group) -> Tensor:
         """A group's glimpses as they are seen in their windows, N x n x 4 x m."""
