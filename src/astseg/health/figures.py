@@ -59,7 +59,7 @@ class Health:
         used: Slots that are seen in a picture, on the mean.
         full: Share of the pictures in which all K are.
         empty: Share of the pictures in which none is.
-        doubled: Share of the pictures in which two slots are on one object.
+        doubled: Share of the pictures in which two slots are on one object, and share its pixels.
         entropy: Mean over pixels of - sum w log w, in nats.
         foreground: Share of the pixels that belong to objects.
         shifted: mIoU of the masks with those of the shifted pictures.
@@ -182,7 +182,7 @@ def _look(model: AstSeg, images: Tensor, median: Tensor) -> dict[str, Tensor]:
         "object_error": 255 * (off * objects).sum(dim=(1, 2)),
         "objects": objects.sum(dim=(1, 2)),
         "unexplained": (off > UNEXPLAINED).float().mean(dim=(1, 2)),
-        "doubled": _doubled(output, model.renderer.background_activation().mean()),
+        "doubled": _doubled(output, seen),
         "entropy": entropy.mean(dim=(1, 2)),
         "foreground": objects.float().mean(dim=(1, 2)),
         "shifted": _shifted(model, images, labels),
@@ -192,11 +192,13 @@ def _look(model: AstSeg, images: Tensor, median: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _doubled(output: SceneOutput, background_activation: Tensor) -> Tensor:
-    """B, whether two slots in front of the background have nearly the same mask."""
+def _doubled(output: SceneOutput, seen: Tensor) -> Tensor:
+    """B, whether two slots that both own pixels (seen: B x K) have nearly the same mask.
+
+    Slots that own none do no harm: pixels have been given to the other one (:mod:`astseg.model.ownership`).
+    """
     assert output.masks is not None
-    front = output.latents.log_activation > background_activation  # B x K
-    masks = (output.masks > 0.5).flatten(2).float() * front[:, :, None]  # B x K x HW
+    masks = (output.masks > 0.5).flatten(2).float() * seen[:, :, None]  # B x K x HW
     both = masks @ masks.mT
     area = masks.sum(dim=2)
     union = area[:, :, None] + area[:, None] - both

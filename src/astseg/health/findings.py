@@ -128,7 +128,7 @@ def _slots(health: Health) -> list[Finding]:
         found.append(
             _wrong(
                 "doubled",
-                f"two slots are on one object in {_percent(health.doubled)} of the pictures",
+                f"two slots share one object in {_percent(health.doubled)} of the pictures",
                 "begin again with more --minutes, or raise --objects.parsimony-weight",
             )
         )

@@ -28,7 +28,8 @@ class Group:
     """N objects that are drawn together, on windows of n x m pixels.
 
     Attributes:
-        objects: N, which objects, counted through all images: 0 to BK - 1.
+        objects: Which objects, N numbers counted through all images, 0 to BK - 1; or all of a slice.
+        count: N.
         rows: N, the first row of each window.
         columns: N, the first column of each window.
         size: (n, m).
@@ -37,7 +38,8 @@ class Group:
         images: Which images, where windows are whole images.
     """
 
-    objects: Tensor
+    objects: Tensor | slice
+    count: int
     rows: Tensor
     columns: Tensor
     size: tuple[int, int]
@@ -57,7 +59,7 @@ class Group:
         """Images B x H x C x W -> N x n x C x m."""
         if self.corners is None:
             some = images[self.images]
-            return some.repeat_interleave(len(self.objects) // len(some), dim=0)
+            return some.repeat_interleave(self.count // len(some), dim=0)
         return torch.stack(self._windows(images))
 
     def put_into(self, planes: Tensor, visible: Tensor) -> None:
@@ -105,9 +107,10 @@ def groups(objects: PlacedGlimpses, *, windows: bool | None, some: Tensor | None
     if not (position.device.type == "cpu" if windows is None else windows):
         together = max(1, WHOLE_NUMBERS // (k * 4 * image_size[0] * image_size[1]))
         for i in range(0, b, together):
-            numbers = torch.arange(i * k, min(b, i + together) * k, device=position.device)
-            start = torch.zeros_like(numbers)
-            yield Group(numbers, start, start, image_size, None, slice(i, i + together))
+            last_image = min(b, i + together)
+            start = torch.zeros((last_image - i) * k, dtype=torch.long, device=position.device)
+            objects_of = slice(i * k, last_image * k)
+            yield Group(objects_of, len(start), start, start, image_size, None, slice(i, last_image))
         return
     sides = position.new_tensor([image_size[1], image_size[0]])  # of x and y, as positions are
     centre = ((position + 1) * sides - 1) / 2
@@ -120,11 +123,14 @@ def groups(objects: PlacedGlimpses, *, windows: bool | None, some: Tensor | None
     if some is not None:
         kept = some.flatten()[order]
         area, order = area[kept], order[kept]
-    for numbers in torch.split(order, _group_sizes(area.tolist())):
+    sizes = _group_sizes(area.tolist())
+    all_at_once = len(sizes) == 1 and some is None  # then nothing need be picked out
+    for numbers in [torch.arange(b * k)] if all_at_once else torch.split(order, sizes):
         m, n = count[numbers].amax(dim=0).int().tolist()
         corner = torch.minimum(first[numbers], sides - sides.new_tensor([m, n])).long()  # N x 2
         corners = [(o // k, o % k, y, x) for o, (x, y) in zip(numbers.tolist(), corner.tolist(), strict=True)]
-        yield Group(numbers, corner[:, 1], corner[:, 0], (n, m), corners, slice(b))
+        picked = slice(None) if all_at_once else numbers
+        yield Group(picked, len(corners), corner[:, 1], corner[:, 0], (n, m), corners, slice(b))
 
 
 def _group_sizes(areas: list[float]) -> list[int]:
@@ -162,14 +168,13 @@ class PlacedGlimpses:
         self.shape = glimpses.shape
         self.given_dtype = glimpses.dtype
         self.image_size = image_size
-        # Rows first: so rows, then columns, are sampled by a matrix product each, without moving anything in between.
-        self.glimpses = glimpses.flatten(0, 1).permute(0, 2, 1, 3).to(self.dtype).contiguous()  # BK x g x 4 x g
+        self.glimpses = glimpses.flatten(0, 1)  # BK x 4 x g x g
         self.position, self.scale = position.to(self.dtype).flatten(0, 1), scale.to(self.dtype).flatten(0, 1)
 
     def expect_gradients(self, *, whole: bool) -> None:
         """Make room for gradients; whole: all objects are drawn, so all of it will be written."""
         made = torch.empty_like if whole else torch.zeros_like
-        self.gradients = made(self.glimpses)
+        self.gradients = made(self.glimpses, memory_format=torch.contiguous_format)
         self.position_gradient = made(self.position).view(*self.shape[:2], 2)
         self.scale_gradient = made(self.scale).view(*self.shape[:2], 2)
 
@@ -179,7 +184,9 @@ class PlacedGlimpses:
         position, scale = self.position[group.objects], self.scale[group.objects]
         self.rows = _Axis(position[:, 1], scale[:, 1], group.rows, count=n, side=height, glimpse=g)
         self.columns = _Axis(position[:, 0], scale[:, 0], group.columns, count=m, side=width, glimpse=g)
-        self.seen = self.glimpses[group.objects].flatten(2)  # N x g x 4g
+        # Rows first: so rows, then columns, are sampled by a matrix product each, without moving anything in between.
+        seen = self.glimpses[group.objects].permute(0, 2, 1, 3)  # N x g x 4 x g
+        self.seen = seen.to(self.dtype, memory_format=torch.contiguous_format).flatten(2)
         self.stretched = (self.rows.weights @ self.seen).view(-1, n * 4, g)  # N x 4n x g
         return (self.stretched @ self.columns.weights.mT).view(-1, n, 4, m)
 
@@ -191,13 +198,14 @@ class PlacedGlimpses:
         x, scale_x = self.columns.backward(gradient.mT @ self.stretched)
         stretched = stretched.view(-1, n, 4 * g)
         y, scale_y = self.rows.backward(stretched @ self.seen.mT)
-        self.gradients[group.objects] = (self.rows.weights.mT @ stretched).view(-1, g, 4, g)
+        back = (self.rows.weights.mT @ stretched).view(-1, g, 4, g)
+        self.gradients[group.objects] = back.permute(0, 2, 1, 3).to(self.given_dtype)
         self.position_gradient.view(-1, 2)[group.objects] = torch.stack([x, y], dim=-1)
         self.scale_gradient.view(-1, 2)[group.objects] = torch.stack([scale_x, scale_y], dim=-1)
 
     def glimpse_gradient(self) -> Tensor:
         """B x K x 4 x g x g, once all groups have been sent back."""
-        return self.gradients.permute(0, 2, 1, 3).to(self.given_dtype).view(self.shape)
+        return self.gradients.view(self.shape)
 
 
 class _Axis:
