@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from astseg import cli
+from astseg import cli, device
 from astseg.arguments import Fit, parse
 from astseg.config import override
 from astseg.data import open_source
@@ -140,6 +140,30 @@ def test_steps_that_are_given_stay(seen: Survey) -> None:
     assert (times.config.objects.steps, times.config.objects.guided_steps) == (400, 200)
     assert times.seconds == pytest.approx(1 + 40 + 200 * 0.1 + 180 * 0.2 + 20 * 0.3 + 6, abs=1)
     assert sum(phase_steps(times.config).values()) == 400
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "quick", "row"),
+    [
+        ("auto", (), True, ("bfloat16", "this machine has units for it")),
+        ("auto", (), False, ("float32", "this machine has no units for bfloat16")),
+        ("float32", (), True, ("float32", "of the preset")),
+        ("bfloat16", ("objects.precision",), False, ("bfloat16", "as you say")),
+    ],
+)
+def test_the_precision_is_told(
+    seen: Survey,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: str,
+    given: tuple[str, ...],
+    quick: bool,
+    row: tuple[str, str],
+) -> None:
+    monkeypatch.setattr(device, "quick_in_bfloat16", lambda _: quick)
+    plan = decide(seen, regions(), override(BASE, {"objects": {"precision": asked}}), given=given)
+    times = budget(plan, PACE, count=30, minutes=None, steps=None, spent=1, given=given)
+    assert (times.rows[2].value, times.rows[2].reason) == row
+    assert times.config.objects.precision == row[0]
 
 
 def test_memory_grows_with_the_pictures() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from astseg.config import Config
+from astseg.device import default_device, settled
 from astseg.fit.pace import Pace, phase_steps
 from astseg.fit.plan import Plan, Row
 from astseg.progress import spelled_time
@@ -71,7 +72,7 @@ def budget(
     Raises:
         UserError: So few minutes that none are left for the training.
     """
-    config, warnings = plan.config, []
+    config, warnings = settled(plan.config, default_device()), []
     left = None
     if minutes is not None:
         left = minutes * 60 - spent - max(ENDING_LEAST, ENDING_PART * minutes * 60)
@@ -97,9 +98,20 @@ def budget(
     rows = (
         Row("background steps", f"{background:,}", why_background, "--background.steps"),
         Row("object steps", f"{round(config.objects.steps / room):,}", f"{why_objects}: {named}", "--steps"),
+        _precision(plan.config.objects.precision, config, given),
     )
     memory = pace.memory(config, count)
     return Budget(config, rows, tuple(warnings), None if left is None else left / 60, total, memory)
+
+
+def _precision(asked: str, config: Config, given: Collection[str]) -> Row:
+    """In which precision the objects are trained."""
+    reason = "this machine has units for it"
+    if config.objects.precision == "float32":
+        reason = "this machine has no units for bfloat16"
+    if asked != "auto":
+        reason = "as you say" if "objects.precision" in given else "of the preset"
+    return Row("precision", config.objects.precision, reason, "--objects.precision")
 
 
 def _background(
