@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from astseg import device
-from astseg.checkpoint import RunFolder
+from astseg.checkpoint import RunFolder, TrainingState
 from astseg.config import Config
 from astseg.device import is_lowered, quick_in_bfloat16, settled
+from astseg.model.scene import build
 from astseg.presets import preset
 from astseg.types import UserError
 
@@ -78,3 +79,16 @@ def test_a_run_goes_on_in_the_precision_it_began_with(tmp_path: Path, monkeypatc
     asked = replace(config, objects=replace(config.objects, precision="float32"))
     with pytest.raises(UserError, match=r"differs in objects.precision \(bfloat16, now float32\)"):
         RunFolder(tmp_path / "run").begin(asked, ABOUT)
+
+
+def test_objects_that_are_planned_anew_keep_the_precision_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the background is trained; ``astseg train-background`` and ``astseg train`` are two commands."""
+    config, folder = preset("small"), RunFolder(tmp_path / "run")
+    on(monkeypatch, {"amx_bf16": True})
+    folder.begin(config, ABOUT)
+    model = build(config.model)
+    folder.save_state(TrainingState("objects", 0, 0.0, 1.0, 0), model, None)
+    on(monkeypatch, {})
+    assert precisions(folder.begin(config.with_steps(100), ABOUT)) == ("bfloat16", "bfloat16")
+    asked = replace(config, objects=replace(config.objects, precision="float32"))
+    assert precisions(folder.begin(asked, ABOUT)) == ("bfloat16", "float32")

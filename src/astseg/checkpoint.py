@@ -143,10 +143,10 @@ class RunFolder:
             self.save_config(config, **about)
             return config
         old, before = self.load_config()
+        config = settled(config, default_device(), before=old)
         state = self.load_state()
         if state is not None and (state.phase, state.step) == ("objects", 0):
             config, old = replace(config, background=old.background), replace(old, objects=config.objects)
-        config = settled(config, default_device(), before=old)
         changed = [
             f"{name} ({before.get(name)}, now {about[name]})"
             for name in ("fingerprint", "seed")

@@ -57,18 +57,26 @@ def test_convolutions_are_torch_s(
     monkeypatch.setattr(convolution, "FEW_CELLS", limit)
     ours = make()
     copied(ours, plain)
+    # Where it goes around torch's kernels it is held against exact sums of the rounded factors: torch's own are rough
+    # in half precision on some processors.
+    around = half and limit > 0 and not (isinstance(ours, TransposedConvolution) and ours.bias is not None)
+    if around:
+        plain.bfloat16().double()
     results = []
-    for layer in (ours, plain):
-        features = normal(B, C, H, W).to(memory_format=torch.channels_last).requires_grad_()
+    for layer, exact in ((ours, False), (plain, around)):
+        features = normal(B, C, H, W).to(memory_format=torch.channels_last)
+        features = (features.bfloat16().double() if exact else features).requires_grad_()
         layer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half and not exact):
             output = layer(features)
-        output.backward(normal(*output.shape, seed=1).to(output.dtype))
+        assert output.dtype == (torch.float64 if exact else torch.bfloat16 if half else torch.float32)
+        gradient = normal(*output.shape, seed=1).to(torch.bfloat16 if half else torch.float32)
+        output.backward(gradient.to(output.dtype))
         results.append([output, features.grad, *(parameter.grad for parameter in layer.parameters())])
-    tolerance = 0.02 if half else 1e-5
+    assert all(one.dtype == torch.float32 for one in results[0][1:])
+    tolerance = 0.01 if around else 1e-5
     for one, other in zip(*results, strict=True):
-        assert one.dtype == other.dtype
-        torch.testing.assert_close(one.float(), other.float(), rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(one.double(), other.double(), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
