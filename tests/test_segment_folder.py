@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -353,14 +354,48 @@ def test_a_batch_is_read_ahead_and_few_large_pictures() -> None:
     assert given == list(range(60))
 
 
-def test_the_model_leaves_cores_to_the_files_meanwhile(segmenter: Segmenter, hard_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("write", "model"), [(None, 3), ((), 5)])
+def test_the_model_leaves_cores_to_the_files_if_there_are_many(
+    segmenter: Segmenter, hard_folder: Path, tmp_path: Path, write: tuple[str, ...] | None, model: int
+) -> None:
     before, used = torch.get_num_threads(), []
     torch.set_num_threads(5)
     try:
         segment_folder(
-            segmenter, hard_folder, tmp_path / "out", progress=lambda *_: used.append(torch.get_num_threads())
+            segmenter,
+            hard_folder,
+            tmp_path / "out",
+            write=write,
+            progress=lambda *_: used.append(torch.get_num_threads()),
         )
-        assert set(used) == {3}
+        assert set(used) == {model}
         assert torch.get_num_threads() == 5
     finally:
         torch.set_num_threads(before)
+
+
+def test_what_may_not_wait_any_longer_is_written_at_once(
+    segmenter: Segmenter, hard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writers that come to nothing while pictures are looked at: the results are the same."""
+    threads: list[bool] = []
+    free = threading.Event()
+    usual = folder.write_pictures
+
+    def slow(*given: Any) -> None:
+        here = threading.current_thread() is threading.main_thread()
+        threads.append(here)
+        if here:
+            free.set()
+        else:
+            free.wait(60)
+        usual(*given)
+
+    segment_folder(segmenter, hard_folder, tmp_path / "usual", batch_size=2)
+    monkeypatch.setattr(folder, "_BEHIND", 2)
+    monkeypatch.setattr(folder, "write_pictures", slow)
+    segment_folder(segmenter, hard_folder, tmp_path / "slow", batch_size=2)
+    assert set(threads) == {True, False}
+    written = [path.relative_to(tmp_path / "usual") for path in (tmp_path / "usual").rglob("*.png")]
+    assert written
+    assert all((tmp_path / "slow" / one).read_bytes() == (tmp_path / "usual" / one).read_bytes() for one in written)

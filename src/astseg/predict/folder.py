@@ -138,8 +138,8 @@ def segment_folder(
     skipped: list[str] = []
     # Threads of their own for each, or a batch would be read only when the results of the one before are written.
     with (
-        _cores_for_files() as cores,
-        ThreadPoolExecutor((cores + 1) // 2) as readers,
+        _cores_for_files(some=bool(kinds)) as cores,
+        ThreadPoolExecutor(cores if kinds else 2 * cores) as readers,
         ThreadPoolExecutor(cores) as writers,
     ):
         # Each frame behind a fault of a video decodes it from its beginning, before the fault is known.
@@ -206,24 +206,28 @@ class _Work:
                 tables.add(name, f"masks/{result}.png", labels, objects)
                 kinds = videos.kinds_of_frames
                 task = (self.out, result, image, prediction, labels, objects, kinds)
-                writing.append(writers.submit(write_pictures, *task))
-                # A whole batch may wait, or the threads would have nothing to do while the model runs.
-                while len(writing) > max(_BEHIND, len(batch)):
+                while writing and writing[0].done():
                     writing.popleft().result()
+                # A whole batch may wait, or the writers would have nothing to do while the model runs.
+                if len(writing) < max(_BEHIND, len(batch)):
+                    writing.append(writers.submit(write_pictures, *task))
+                else:
+                    write_pictures(*task)  # instead of waiting for them
             yield batch[-1][0]
         for each in writing:
             each.result()
 
 
 @contextmanager
-def _cores_for_files() -> Iterator[int]:
+def _cores_for_files(*, some: bool) -> Iterator[int]:
     """Half of the cores, one at least, for threads that read and write; the model computes on the others meanwhile.
 
-    More of them than cores would take turns with the thread that all others wait for.
+    More threads than cores would take turns with the one that all others wait for. Where only masks are written (some
+    is False) there is too little to do for them: the model keeps all cores.
     """
     before = torch.get_num_threads()
     cores = max(1, before // 2)
-    torch.set_num_threads(max(1, before - cores))
+    torch.set_num_threads(max(1, before - cores) if some else before)
     try:
         yield cores
     finally:
