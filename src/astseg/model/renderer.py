@@ -38,8 +38,8 @@ def glimpse_channels(image_size: tuple[int, int], width: int = 1) -> tuple[int, 
     return (*(width * channels for channels in hidden), 4)
 
 
-OFF = -6.2
-"""An object this far below the background in log alpha weighs less than a 490th, which changes no pixel by more than
+OFF = -6.3
+"""An object this far below the background in log alpha weighs less than a 540th, which changes no pixel by more than
 half of a grey level, and owns none: where no gradient is wanted it is not drawn."""
 
 
