@@ -29,7 +29,6 @@ class Group:
 
     Attributes:
         objects: Which objects, N numbers counted through all images, 0 to BK - 1; or all of a slice.
-        count: N.
         rows: N, the first row of each window.
         columns: N, the first column of each window.
         size: (n, m).
@@ -39,7 +38,6 @@ class Group:
     """
 
     objects: Tensor | slice
-    count: int
     rows: Tensor
     columns: Tensor
     size: tuple[int, int]
@@ -59,7 +57,7 @@ class Group:
         """Images B x H x C x W -> N x n x C x m."""
         if self.corners is None:
             some = images[self.images]
-            return some.repeat_interleave(self.count // len(some), dim=0)
+            return some.repeat_interleave(len(self.rows) // len(some), dim=0)
         return torch.stack(self._windows(images))
 
     def put_into(self, planes: Tensor, visible: Tensor) -> None:
@@ -110,7 +108,7 @@ def groups(objects: PlacedGlimpses, *, windows: bool | None, some: Tensor | None
             last_image = min(b, i + together)
             start = torch.zeros((last_image - i) * k, dtype=torch.long, device=position.device)
             objects_of = slice(i * k, last_image * k)
-            yield Group(objects_of, len(start), start, start, image_size, None, slice(i, last_image))
+            yield Group(objects_of, start, start, image_size, None, slice(i, last_image))
         return
     sides = position.new_tensor([image_size[1], image_size[0]])  # of x and y, as positions are
     centre = ((position + 1) * sides - 1) / 2
@@ -130,7 +128,7 @@ def groups(objects: PlacedGlimpses, *, windows: bool | None, some: Tensor | None
         corner = torch.minimum(first[numbers], sides - sides.new_tensor([m, n])).long()  # N x 2
         corners = [(o // k, o % k, y, x) for o, (x, y) in zip(numbers.tolist(), corner.tolist(), strict=True)]
         picked = slice(None) if all_at_once else numbers
-        yield Group(picked, len(corners), corner[:, 1], corner[:, 0], (n, m), corners, slice(b))
+        yield Group(picked, corner[:, 1], corner[:, 0], (n, m), corners, slice(b))
 
 
 def _group_sizes(areas: list[float]) -> list[int]:
