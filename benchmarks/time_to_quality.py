@@ -154,7 +154,7 @@ def load(options: argparse.Namespace) -> tuple[SceneArrays, SceneArrays]:
     if options.scenes in FAMILIES:
         return (
             render_scenes(options.scenes, seed=0, count=options.count, size=options.size, processes=2),
-            render_scenes(options.scenes, seed=1_000_000, count=200, size=options.size, processes=2),
+            render_scenes(options.scenes, seed=1_000_000, count=options.test_count, size=options.size, processes=2),
         )
     train_scenes, test_scenes = (
         load_scenes(Path(options.scenes), size=options.size, selection=selection)
@@ -174,6 +174,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--every", type=float, default=60.0, help="seconds between two points (default 60)")
     parser.add_argument("--threads", type=int, default=0, help="of torch (default as torch chooses)")
     parser.add_argument("--count", type=int, default=10_000, help="made-up scenes to learn from (default 10000)")
+    parser.add_argument("--test-count", type=int, default=200, help="made-up scenes to measure on (default 200)")
     parser.add_argument("--size", type=int, default=64, help="side of the images in pixels (default 64)")
     parser.add_argument("--train", default=":-500", help="scenes to learn from, of a file (default :-500)")
     parser.add_argument("--test", default="-500:", help="scenes to measure on, of a file (default -500:)")

@@ -22,7 +22,7 @@ def test_each_recipe_runs_once(
     tiny = {"background": {"steps": 2, "batch": 2}, "objects": {"batch": 2, "steps": 4, "frozen_steps": 3}}
     settled = override(override(preset("small"), tiny), {"objects": {"guided_steps": 2}})
     monkeypatch.setattr(benchmark, "preset", lambda name: settled)
-    words = f"--count 9 --size 32 --every 0 --minutes 5 --out {tmp_path} --recipes small paper".split()
+    words = f"--count 9 --test-count 9 --size 32 --every 0 --minutes 5 --out {tmp_path} --recipes small paper".split()
     benchmark.main(words)
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [line["recipe"] for line in lines] == ["small", "paper"]
