@@ -146,7 +146,8 @@ def scene_outputs(model: AstSeg, images: NDArray[np.uint8] | Tensor) -> SceneOut
 def inference(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards every module has the mode it had."""
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    if training:
+        model.eval()
     try:
         with torch.inference_mode():
             yield

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from astseg.config import BACKBONES
 from astseg.model.backbones import build_backbone
-from astseg.model.segformer import MIX_TRANSFORMERS, Segformer, _RectifyAndDrop, decode, licence_notice
+from astseg.model.segformer import MIX_TRANSFORMERS, Segformer, _RectifyAndDrop, decode, encode, licence_notice
 from astseg.model.small_cnn import SmallCNN
 from astseg.model.unet import UNet, unet_widths
 from astseg.types import UserError
@@ -145,8 +145,7 @@ def test_padding_for_segformer_leaves_large_images_alone() -> None:
     backbone = segformer_b0().eval()
     images = torch.rand(1, 3, 29, 45)
     complete = backbone.complete_model
-    stages = complete.segformer(images, output_hidden_states=True).hidden_states
-    assert torch.equal(backbone(images), decode(complete.decode_head, stages))
+    assert torch.equal(backbone(images), decode(complete.decode_head, encode(complete.segformer, images)))
 
 
 def test_padding_for_segformer_repeats_the_last_row_and_column() -> None:
@@ -414,6 +413,24 @@ def segformer(**settings: float) -> Segformer:
 
 
 @pytest.mark.parametrize("size", [(36, 44), (64, 40)])
+def test_the_body_gives_the_stages_and_gradients_of_transformers(size: tuple[int, int]) -> None:
+    body = segformer(drop_path=0.5).double().train().complete_model.segformer
+    images = torch.rand(3, 3, *size, dtype=torch.float64, requires_grad=True)
+    torch.manual_seed(1)
+    expected = body(images, output_hidden_states=True).hidden_states
+    torch.manual_seed(1)  # the same blocks are skipped
+    got = encode(body, images)
+    given = [images, *body.parameters()]
+    arriving = [torch.randn_like(maps) for maps in expected]
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+        assert one.is_contiguous(memory_format=torch.channels_last)
+    gradients = (torch.autograd.grad(maps, given, arriving) for maps in (got, expected))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(36, 44), (64, 40)])
 def test_the_head_in_another_order_gives_the_same_maps_and_gradients(size: tuple[int, int]) -> None:
     backbone = segformer(classifier_dropout=0.0).double()
     head = backbone.complete_model.decode_head
@@ -431,6 +448,19 @@ def test_the_head_in_another_order_gives_the_same_maps_and_gradients(size: tuple
         torch.autograd.grad(got, given, arriving), torch.autograd.grad(expected, given, arriving), strict=True
     ):
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+
+
+def test_a_large_batch_is_decoded_a_few_images_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = segformer().double().eval()
+    images = torch.rand(5, 3, 32, 36, dtype=torch.float64)
+    expected = backbone(images)
+    monkeypatch.setattr("astseg.model.segformer.FUSED_NUMBERS", 2 * 256 * 8 * 9)
+    seen: list[int] = []
+    backbone.complete_model.decode_head.batch_norm.register_forward_hook(lambda _, __, maps: seen.append(len(maps)))
+    torch.testing.assert_close(backbone(images), expected, rtol=1e-9, atol=1e-9)
+    assert seen == [2, 2, 1]
+    backbone.train()(images)  # where all images of a batch are normalised together
+    assert seen[3:] == [5]
 
 
 def test_rectified_and_dropped() -> None:

@@ -40,9 +40,11 @@ class Convolution(nn.Conv2d):
 
     def forward(self, features: Tensor) -> Tensor:
         """features: B x C x h x w -> B x out_channels x h' x w'."""
+        if not _in_half_precision_on_cpu(features):
+            return super().forward(features)
         stride, padding = self.stride[0], int(self.padding[0])
         h, w = ((side + 2 * padding - self.kernel_size[0]) // stride + 1 for side in features.shape[-2:])
-        if not _in_half_precision_on_cpu(features) or len(features) * h * w > FEW_CELLS:
+        if len(features) * h * w > FEW_CELLS:
             return super().forward(features)
         bias = None if self.bias is None else self.bias.bfloat16()
         return _few_cells(features.bfloat16(), self.weight.bfloat16(), bias, stride, padding, False)

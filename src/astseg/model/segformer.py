@@ -1,9 +1,10 @@
 """Segformer, the paper's backbone, through the package transformers.
 
 Sources: AST-Seg (Sauvalle and de La Fortelle, WACV 2023), section 3; *SegFormer* (Xie et al., NeurIPS 2021), Table 6
-for the sizes b0 to b5. What differs: the decode head multiplies its matrices before it applies them, and images too
-small for the deepest layers are padded inside instead of refused. As in the reference, images stay in [0, 1], without
-ImageNet's mean and deviation.
+for the sizes b0 to b5. The package builds the layers and reads weights; the way through them is our own, the same
+numbers without its detours: maps stay in one layout of memory, and the decode head multiplies its matrices before it
+applies them. What differs: images too small for the deepest layers are padded inside instead of refused. As in the
+reference, images stay in [0, 1], without ImageNet's mean and deviation.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ MIX_TRANSFORMERS = {
 
 SEGFORMER_SMALLEST_SIDE = 29
 """The first stage shrinks its keys by 8 at stride 4, so a side needs 8 cells: ceil(29 / 4)."""
+
+FUSED_NUMBERS = 2**20
+"""Outside of training a CPU decodes images together while their fused maps hold at most so many numbers: they stay in
+its cache, and below 32 MiB in memory that is kept instead of given back to the system and fetched anew."""
 
 
 class Segformer(nn.Module):
@@ -106,9 +111,61 @@ class Segformer(nn.Module):
         # torch's fused attention is slow on a CPU in bfloat16; with few keys, a 64th of the cells, plain products do.
         slow = images.device.type == "cpu" and torch.is_autocast_enabled("cpu")
         with sdpa_kernel(SDPBackend.MATH) if slow else nullcontext():
-            stages = self.complete_model.segformer(images, output_hidden_states=True).hidden_states
+            stages = encode(self.complete_model.segformer, images)
         h, w = quarter((height, width))
         return decode(self.complete_model.decode_head, stages)[..., :h, :w]
+
+
+def encode(body: Any, images: Tensor) -> list[Tensor]:
+    """The Mix Transformer of transformers.
+
+    Args:
+        body: A ``SegformerModel`` without dropout, as it is unless its configuration says otherwise.
+        images: B x 3 x H x W.
+
+    Returns:
+        B x C x h x w of each stage, channels last in memory, the finest first.
+    """
+    stages = []
+    maps = images
+    for stage in body.stages:
+        maps = stage.patch_embeddings.proj(maps)
+        h, w = maps.shape[-2:]
+        tokens = stage.patch_embeddings.layer_norm(_tokens(maps))
+        for block in stage.blocks:
+            tokens = tokens + block.drop_path(_attend(block.attention, block.layernorm_before(tokens), h, w))
+            tokens = tokens + block.drop_path(_mix(block.mlp, block.layernorm_after(tokens), h, w))
+        maps = _maps(stage.layer_norm(tokens), h, w)
+        stages.append(maps)
+    return stages
+
+
+def _attend(attention: Any, tokens: Tensor, h: int, w: int) -> Tensor:
+    """Attention whose keys and values come from a shrunken map; B x hw x C -> the same shape."""
+    seen = tokens
+    if attention.sequence_reduction_ratio > 1:
+        shrink = attention.sequence_reduction
+        seen = shrink.layer_norm(_tokens(shrink.sequence_reduction(_maps(tokens, h, w))))
+    projected = attention.q_proj(tokens), attention.k_proj(seen), attention.v_proj(seen)
+    query, key, value = (x.view(*x.shape[:2], attention.num_attention_heads, -1).transpose(1, 2) for x in projected)
+    mixed: Tensor = attention.o_proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+    return mixed
+
+
+def _mix(mlp: Any, tokens: Tensor, h: int, w: int) -> Tensor:
+    """Mix-FFN: tokens see where they are through a depthwise convolution; B x hw x C -> the same shape."""
+    mixed: Tensor = mlp.fc2(F.gelu(_tokens(mlp.dwconv.dwconv(_maps(mlp.fc1(tokens), h, w)))))
+    return mixed
+
+
+def _maps(tokens: Tensor, h: int, w: int) -> Tensor:
+    """B x hw x C -> B x C x h x w, channels last: the same memory."""
+    return tokens.view(len(tokens), h, w, -1).permute(0, 3, 1, 2)
+
+
+def _tokens(maps: Tensor) -> Tensor:
+    """B x C x h x w -> B x hw x C; of maps with channels last the same memory."""
+    return maps.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def decode(head: Any, stages: Sequence[Tensor]) -> Tensor:
@@ -121,25 +178,39 @@ def decode(head: Any, stages: Sequence[Tensor]) -> Tensor:
 
     Args:
         head: A ``SegformerDecodeHead``.
-        stages: B x C x h x w of each stage, the finest first.
+        stages: B x C x h x w of each stage, channels last in memory (in which a CPU enlarges maps several times
+            faster), the finest first.
 
     Returns:
         B x out_channels x h x w, at the size of the finest.
     """
-    size = stages[0].shape[-2:]
     parts = head.linear_fuse.weight.flatten(1).chunk(len(stages), dim=1)[::-1]  # D x D each, given coarsest first
+    with full_precision(stages[0].device):  # what is rounded to half precision is the product, not its factors
+        linear = [
+            (part @ projection.proj.weight, part @ projection.proj.bias)
+            for projection, part in zip(head.linear_projections, parts, strict=True)
+        ]
+    logits: Tensor
+    if head.training:
+        features = head.batch_norm(_fused(stages, linear))
+        logits = head.classifier(_RectifyAndDrop.apply(features, head.dropout.p))  # type: ignore[no-untyped-call]
+        return logits
+    b, _, h, w = stages[0].shape
+    together = max(1, FUSED_NUMBERS // (len(linear[0][1]) * h * w)) if stages[0].device.type == "cpu" else b
+    pieces = zip(*(torch.split(maps, together) for maps in stages), strict=True)
+    return torch.cat([head.classifier(head.batch_norm(_fused(some, linear)).relu_()) for some in pieces])
+
+
+def _fused(stages: Sequence[Tensor], linear: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """The sum of all stages, each through its matrix and enlarged to the first's size, B x D x h x w."""
+    size = stages[0].shape[-2:]
     fused: Tensor | None = None
-    for maps, projection, part in zip(stages, head.linear_projections, parts, strict=True):
-        with full_precision(maps.device):  # what is rounded to half precision is the product, not its factors
-            weight, bias = part @ projection.proj.weight, part @ projection.proj.bias
-        # Channels last, in which a CPU enlarges maps several times faster.
-        maps = F.conv2d(maps.contiguous(memory_format=torch.channels_last), weight[..., None, None], bias)
+    for maps, (weight, bias) in zip(stages, linear, strict=True):
+        maps = F.conv2d(maps, weight[..., None, None], bias)
         maps = maps if maps.shape[-2:] == size else F.interpolate(maps, size=size, mode="bilinear")
         fused = maps if fused is None else fused.add_(maps)
-    features = head.batch_norm(fused)
-    rate = head.dropout.p if head.dropout.training else 0.0
-    logits: Tensor = head.classifier(_RectifyAndDrop.apply(features, rate))  # type: ignore[no-untyped-call]
-    return logits
+    assert fused is not None
+    return fused
 
 
 class _RectifyAndDrop(torch.autograd.Function):
