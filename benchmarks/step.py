@@ -7,7 +7,8 @@ Images and backgrounds are random numbers and the background is given, as in pha
 (``plain.py``) uses the same weights; before anything is timed, both must give the same result and the same gradients.
 On a GPU ``replayed`` is ours as training runs it there, recorded as CUDA graphs (:mod:`astseg.replay`).
 Each variant runs in a process of its own; with ``--clock cpu`` the processor time of that process counts, which on a
-core shared with other work is what the time would be without it.
+core shared with other work is what the time would be without it. With ``--keep-heap`` memory is kept from step to step
+(:mod:`astseg.heap`), in the plain steps too; the column MB, what a step needs beyond that, then says nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from astseg.config import ModelConfig
+from astseg.heap import keep_heap
 from astseg.losses import pixel_entropy_loss, reconstruction_loss
 from astseg.model.scene import AstSeg, build
 from astseg.replay import Replayed, Scene
@@ -50,10 +52,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--compile", action="store_true", help="also our step through torch.compile")
+    parser.add_argument("--keep-heap", action="store_true", help="freed memory stays, as the command line has it")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
     parser.add_argument("--only", help=argparse.SUPPRESS)  # one variant, as JSON: what the child processes run
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.keep_heap:
+        keep_heap()
     if options.only:
         print(json.dumps(measured(options)))
         return
@@ -86,6 +91,8 @@ def main() -> None:
 
 
 def _flag(name: str, value: Any) -> list[str]:
+    if name == "keep_heap":
+        return ["--keep-heap"] * value
     if name in ("only", "compile", "variants") or value is None:
         return []
     return [f"--{name}", *(str(one) for one in (value if isinstance(value, list | tuple) else [value]))]

@@ -16,7 +16,7 @@ PACKAGE = SOURCE / "astseg"
 
 # A part of the package may import parts of lower rank, and never one of higher rank. A part is a module or a folder.
 RANK = {
-    **dict.fromkeys(["types"], 0),
+    **dict.fromkeys(["heap", "types"], 0),
     **dict.fromkeys(["config", "ops"], 1),
     **dict.fromkeys(["device", "guidance"], 2),
     **dict.fromkeys(["data", "losses", "metrics", "model"], 3),

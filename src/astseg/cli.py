@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from astseg.arguments import CheckData, Prepare, Presets, parse
 from astseg.complaints import one_line, parsed, unforeseen
+from astseg.heap import keep_heap
 from astseg.provenance import preset_list, preset_sheet
 from astseg.types import UserError
 
@@ -20,6 +21,7 @@ __all__ = ["main", "run"]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code."""
+    keep_heap()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -450,6 +450,14 @@ def test_the_head_in_another_order_gives_the_same_maps_and_gradients(size: tuple
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
 
 
+def test_dropout_of_the_head_has_its_own_mode() -> None:
+    backbone = segformer(drop_path=0.0).train()
+    images = torch.rand(2, 3, 32, 36)
+    assert not torch.equal(backbone(images), backbone(images))
+    backbone.complete_model.decode_head.dropout.eval()
+    assert torch.equal(backbone(images), backbone(images))
+
+
 def test_a_large_batch_is_decoded_a_few_images_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = segformer().double().eval()
     images = torch.rand(5, 3, 32, 36, dtype=torch.float64)

@@ -191,9 +191,10 @@ def decode(head: Any, stages: Sequence[Tensor]) -> Tensor:
             for projection, part in zip(head.linear_projections, parts, strict=True)
         ]
     logits: Tensor
-    if head.training:
+    rate = head.dropout.p if head.dropout.training else 0.0
+    if rate or head.batch_norm.training:
         features = head.batch_norm(_fused(stages, linear))
-        logits = head.classifier(_RectifyAndDrop.apply(features, head.dropout.p))  # type: ignore[no-untyped-call]
+        logits = head.classifier(_RectifyAndDrop.apply(features, rate))  # type: ignore[no-untyped-call]
         return logits
     b, _, h, w = stages[0].shape
     together = max(1, FUSED_NUMBERS // (len(linear[0][1]) * h * w)) if stages[0].device.type == "cpu" else b
