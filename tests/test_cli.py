@@ -210,6 +210,7 @@ def test_other_mistakes_are_told_by_the_parser(words: list[str], capsys: pytest.
 
 def test_main_exits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["astseg", "train", "d", "--out", "r", "--steps", "3"])
+    monkeypatch.setattr(cli, "keep_heap", lambda: None)  # else for all tests that follow
     monkeypatch.setattr(cli, "run", lambda words: len(words))
     with pytest.raises(SystemExit) as stop:
         cli.main()
