@@ -23,7 +23,7 @@ HEAP = 2**30
 
 
 def keep_heap() -> bool:
-    """Have this process keep what it frees; for a command, at its very start, since it holds for all code of the process.
+    """Have this process keep what it frees: all code of it, so this is for a command, at its very start.
 
     Nothing changes on other systems than Linux with glibc, nor where the environment says how memory is to be allotted
     (``GLIBC_TUNABLES``, ``MALLOC_...``, or another allocator in ``LD_PRELOAD``).
