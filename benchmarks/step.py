@@ -57,9 +57,9 @@ def main() -> None:
     parser.add_argument("--only", help=argparse.SUPPRESS)  # one variant, as JSON: what the child processes run
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.keep_heap:
-        keep_heap()
     if options.only:
+        if options.keep_heap:
+            keep_heap()
         print(json.dumps(measured(options)))
         return
     print(machine(options.device))

@@ -343,3 +343,14 @@ def test_begin_cuts_the_log(run: RunFolder) -> None:
     shutil.rmtree(run.path / "training_state")
     run.begin(CONFIG, ABOUT)  # there is no state: the run starts again
     assert run.log_path.read_text() == log(0)
+
+
+def test_begin_removes_what_a_killed_save_left(run: RunFolder) -> None:
+    run.begin(CONFIG, ABOUT)
+    run.save_state(TrainingState("done", 2, 1.0, 0.0, 7), linear(0), None)
+    left = [run.path / f"training_state.{ending}" for ending in ("part", "old")]
+    for folder in left:
+        shutil.copytree(run.path / "training_state", folder)
+    run.begin(CONFIG, ABOUT)  # nothing is left to do, so nothing is saved that would remove them
+    assert not any(folder.exists() for folder in left)
+    assert run.states.load() == TrainingState("done", 2, 1.0, 0.0, 7)

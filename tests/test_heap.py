@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,20 @@ block = np.ones(8_000_000)  # 64 MB
 del block
 print(kept, resident() - before > 50_000)
 """
+LARGE_PAGES = """
+from pathlib import Path
+
+from astseg.heap import HEAP, keep_heap
+
+keep_heap()
+size = 0
+for line in Path("/proc/self/smaps").read_text().splitlines():
+    name, *words = line.split()
+    if name == "Size:":
+        size = int(words[0]) * 1024
+    if name == "VmFlags:" and "hg" in words:
+        print(size > 0.99 * HEAP)
+"""
 LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (HEAP // 2, HEAP // 2))"
 
 glibc = pytest.mark.skipif(
@@ -37,17 +52,22 @@ glibc = pytest.mark.skipif(
 )
 
 
-def tried(call: str, *, before: str = "", **variables: str) -> str:
-    """What a process says that calls this: whether the heap is kept, and whether what was freed is still there."""
+def said(code: str, **variables: str) -> str:
+    """What a process prints that runs this, in an environment that says nothing of memory but what the variables do."""
     environment = {
         name: value
         for name, value in os.environ.items()
         if name not in ("GLIBC_TUNABLES", "LD_PRELOAD") and not name.startswith("MALLOC_")
     }
-    words = [sys.executable, "-c", FREED.format(before=before, call=call)]
+    words = [sys.executable, "-c", code]
     return subprocess.run(
         words, env={**environment, **variables}, capture_output=True, text=True, check=True
     ).stdout.strip()
+
+
+def tried(call: str, *, before: str = "", **variables: str) -> str:
+    """What a process says that calls this: whether the heap is kept, and whether what was freed is still there."""
+    return said(FREED.format(before=before, call=call), **variables)
 
 
 @glibc
@@ -61,6 +81,14 @@ def test_what_is_freed_is_kept() -> None:
 def test_the_environment_has_its_way(name: str) -> None:
     value = "glibc.malloc.arena_max=2" if name == "GLIBC_TUNABLES" else "2"
     assert tried("keep_heap()", **{name: value}) == "False False"
+
+
+@glibc
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="needs a system that offers large pages"
+)
+def test_the_heap_is_of_large_pages() -> None:
+    assert said(LARGE_PAGES) == "True"
 
 
 @glibc

@@ -162,6 +162,7 @@ class RunFolder:
         if changed:
             raise UserError(f"'{self.path}' holds a run that differs in {', '.join(changed)}: choose another folder")
         self.save_config(config, **{**before, **about})
+        self.states.tidy()
         self.trim_log(*((state.phase, state.step) if state is not None else ("background", 0)))
         return config
 

@@ -76,10 +76,9 @@ class StateStore:
         Raises:
             UserError: It cannot be written; the states that were there are untouched.
         """
-        part, old = (self.newest.with_name(self.newest.name + ending) for ending in (".part", ".old"))
+        part, old = self._passing()
         try:
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+            self.tidy()
             try:
                 digests = {WEIGHTS: save_tensors(part / WEIGHTS, model.state_dict())}
                 if optimizer is not None:
@@ -94,11 +93,20 @@ class StateStore:
                 os.replace(part, self.newest)
                 sync(self.newest.parent)
             finally:
-                shutil.rmtree(part, ignore_errors=True)
-                shutil.rmtree(old, ignore_errors=True)
+                self.tidy()
         except OSError as error:
             raise cannot_write(self.newest, error) from error
         self._checked[self.newest] = (self.newest / MANIFEST).read_bytes()
+
+    def tidy(self) -> None:
+        """Remove what a save that was killed has left behind; none must be going on."""
+        for folder in self._passing():
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _passing(self) -> tuple[Path, Path]:
+        """Folders that are there only during a save: of the state that is written, and of the one that has to go."""
+        name = self.newest.name
+        return self.newest.with_name(f"{name}.part"), self.newest.with_name(f"{name}.old")
 
     def load(self) -> TrainingState | None:
         """The newest whole state, or None where there is none at all.
