@@ -5,7 +5,8 @@
 
 ``as in training`` is the forward of a training step as the algorithms have it: every object drawn on the whole image,
 in float32, with what the way back needs. ``ours`` is what is run where only labels are asked for: no gradients,
-nothing drawn for objects that are off, an object drawn where it lies; ``ours bfloat16`` the same under autocast. With a
+nothing drawn for objects that are off, an object drawn where it lies; ``ours bfloat16`` the same under autocast;
+``compiled`` programs made ahead of time for the processor (:mod:`astseg.predict.compiled`), in float32. With a
 run folder its trained model is measured, and the share of pixels whose label bfloat16 changes; otherwise models with
 fresh weights, half of whose objects are on. A run that has proposals makes them too, last: training knows none, and the
 pictures of fresh models, random numbers, have no regions.
@@ -28,6 +29,7 @@ from astseg.checkpoint import load_model
 from astseg.config import override
 from astseg.evaluate import inference
 from astseg.model.scene import AstSeg, build
+from astseg.predict.compiled import CompiledModel
 from astseg.presets import preset
 from measuring import machine, print_table, timed
 
@@ -47,7 +49,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--compile", action="store_true", help="also ours through torch.compile")
+    parser.add_argument("--compile", action="store_true", help="also ours compiled ahead of time, on a CPU")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(machine(options.device))
@@ -111,23 +113,30 @@ def forwards(
         labels: Tensor = model(images).ownership.argmax(dim=1)
         return labels
 
-    def ours(runs: Any, half: bool, proposing: bool = False) -> Tensor:
+    def ours(*, half: bool, proposing: bool = False) -> Tensor:
         model.proposals = proposing
         device = images.device.type
         with inference(model), torch.autocast(device, torch.bfloat16) if half else nullcontext():
-            labels: Tensor = runs(images, layers=False).ownership.max(dim=1).indices
+            labels: Tensor = model(images, layers=False).ownership.max(dim=1).indices
             return labels
 
-    forms: dict[str, Any] = {"ours": model, "compiled": torch.compile(model)} if compiled else {"ours": model}
-    return {
+    def by_programs(runs: CompiledModel) -> Tensor:
+        with inference(model):
+            return runs(images).ownership.max(dim=1).indices
+
+    ways = {
         "as in training": as_in_training,
-        **{
-            f"{form} {precision}": partial(ours, runs, precision == "bfloat16")
-            for form, runs in forms.items()
-            for precision in ("float32", "bfloat16")
-        },
-        **({"ours with proposals": partial(ours, model, False, True)} if proposals else {}),
+        "ours float32": partial(ours, half=False),
+        "ours bfloat16": partial(ours, half=True),
     }
+    for proposing in [False, True] if proposals else [False]:
+        if proposing:
+            ways["ours with proposals"] = partial(ours, half=False, proposing=True)
+        if compiled:
+            model.proposals = proposing
+            programs = CompiledModel(model, len(images))
+            ways["compiled" + " with proposals" * proposing] = partial(by_programs, programs)
+    return ways
 
 
 if __name__ == "__main__":

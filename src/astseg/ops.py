@@ -48,9 +48,9 @@ def shapes_are_fixed(device: torch.device) -> bool:
     """Whether all is computed there, needed or not, where on a CPU a value decides what is.
 
     To look at a value is to wait for everything that was started before, and what a GPU replays
-    (:mod:`astseg.replay`) cannot hang on one.
+    (:mod:`astseg.replay`) cannot hang on one; nor can what is compiled ahead of time (:mod:`astseg.predict.compiled`).
     """
-    return device.type != "cpu"
+    return device.type != "cpu" or torch.compiler.is_compiling()
 
 
 def cell_positions(height: int, width: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -185,7 +185,8 @@ class _PositionedConvolution(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features B x C x rows x columns -> B x C' x rows' x columns'."""
         on_features, on_position = torch.split(self.weight, [features.shape[1], 2], dim=0 if self.transposed else 1)
-        return self._convolve(features, on_features).add_(self._convolve(self.position, on_position))
+        # Subtracted instead of added: torch 2.13, compiling, would add in place into what to it is a constant.
+        return self._convolve(features, on_features).sub_(self._convolve(self.position, -on_position))
 
     def _convolve(self, features: Tensor, weight: Tensor) -> Tensor:
         plan = self.plan

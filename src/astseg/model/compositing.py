@@ -45,7 +45,8 @@ def draw_and_blend(
         log_activation: B x K, log alpha of the objects.
         background: B x 3 x H x W.
         background_log_activation: Log alpha of the background: a scalar, or H x W.
-        windows: Whether objects are drawn in windows instead of on whole images; None: on a CPU.
+        windows: Whether objects are drawn in windows instead of on whole images; None: where shapes may vary
+            (:func:`astseg.ops.shapes_are_fixed`).
         drawn: B x K, which objects are drawn at all; None: all of them. The others must have masks of zeros, and get
             no gradient.
 

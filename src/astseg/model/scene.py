@@ -19,7 +19,7 @@ from astseg.model.ownership import owned, ownership
 from astseg.model.proposals import take_places
 from astseg.model.renderer import GlimpseGenerator, Renderer, glimpse_channels
 from astseg.ops import at_least_float32
-from astseg.types import SceneOutput, UserError
+from astseg.types import ObjectLatents, SceneOutput, UserError
 
 __all__ = ["AstSeg", "build"]
 
@@ -71,14 +71,66 @@ class AstSeg(nn.Module):
         rows, columns = self.renderer.image_size
         if (height, width) != (rows, columns):
             raise UserError(f"images are {height}x{width}, but the model was built for {rows}x{columns}: resize them")
-        background, regions = self._behind(images, background)
-        overlooked: Tensor | None = None
+        predicted_error = regions = overlooked = None
+        if background is None or self.proposing:
+            drawn, predicted_error = self.background_model(images)
+            background = drawn if background is None else background
         latents, attention = self.encoder.locate(images)
-        if regions is not None:
-            behind = self.renderer.background_log_activation.detach()
-            latents, attention, overlooked = take_places(
-                latents, attention, regions, behind=behind, scale_range=self.encoder.scale_range
+        if self.proposing and predicted_error is not None:
+            latents, attention, regions, overlooked = self.propose(
+                images, background, predicted_error, latents, attention
             )
+        output = self.draw(images, background, latents, attention, regions, layers=layers)
+        output.overlooked = overlooked
+        return output
+
+    @property
+    def proposing(self) -> bool:
+        """Whether slots take their places from regions now."""
+        return self.proposals and not self.training
+
+    def propose(
+        self, images: Tensor, background: Tensor, predicted_error: Tensor, latents: ObjectLatents, attention: Tensor
+    ) -> tuple[ObjectLatents, Tensor, Blobs, Tensor]:
+        """Have slots take their places from the regions that differ from the background.
+
+        Args:
+            images: B x 3 x H x W in [0, 1].
+            background: The same shape.
+            predicted_error: B x 1 x H x W, what the background model says of itself.
+            latents: The objects as the encoder sees them.
+            attention: B x K x h x w.
+
+        Returns:
+            Latents, attention, the regions, and which slots have one that the encoder overlooked, B x K.
+        """
+        regions = find_regions(images, background, predicted_error, limit=self.encoder.slots).to(images.device)
+        behind = self.renderer.background_log_activation.detach()
+        latents, attention, overlooked = take_places(
+            latents, attention, regions, behind=behind, scale_range=self.encoder.scale_range
+        )
+        return latents, attention, regions, overlooked
+
+    def draw(
+        self,
+        images: Tensor,
+        background: Tensor,
+        latents: ObjectLatents,
+        attention: Tensor,
+        regions: Blobs | None = None,
+        *,
+        layers: bool,
+    ) -> SceneOutput:
+        """Look at each object once more, draw it, settle occlusions and say what pixels belong to.
+
+        Args:
+            images: B x 3 x H x W in [0, 1].
+            background: The same shape.
+            latents: The objects; their appearance is still the pooled one.
+            attention: B x K x h x w.
+            regions: What differs from the background, where that has a say in what pixels belong to.
+            layers: As for :meth:`forward`.
+        """
         drawn = None if layers else self.renderer.drawn(latents.log_activation)
         latents = self.encoder.look_again(images, latents, attention, drawn)
         looked_at = images if self.colour_noise and not self.training else None
@@ -91,7 +143,6 @@ class AstSeg(nn.Module):
             masks=drawing.masks,
             weights=drawing.weights,
             reconstruction=drawing.reconstruction,
-            overlooked=overlooked,
         )
         if drawing.errors is not None:
             objects = owned(drawing.weights)
@@ -99,15 +150,6 @@ class AstSeg(nn.Module):
                 drawing.weights, drawing.errors, objects, noise=self.colour_noise, regions=regions
             )
         return output
-
-    def _behind(self, images: Tensor, known: Tensor | None) -> tuple[Tensor, Blobs | None]:
-        """The background of images, and the regions that differ from it where slots are to take places from them."""
-        if self.training or not self.proposals:
-            return self.background_model(images)[0] if known is None else known, None
-        drawn, predicted_error = self.background_model(images)
-        background = drawn if known is None else known
-        regions = find_regions(images, background, predicted_error, limit=self.encoder.slots)
-        return background, regions.to(images.device)
 
     def glimpses(self, images: Tensor, attention: Tensor, position: Tensor, scale: Tensor) -> Tensor:
         """Glimpses of what the second look sees at given places.

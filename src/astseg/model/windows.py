@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from astseg.ops import shapes_are_fixed
+
 __all__ = ["Group", "PlacedGlimpses", "groups"]
 
 WINDOW_NUMBERS = 2**19
@@ -98,11 +100,11 @@ class Group:
 def groups(objects: PlacedGlimpses, *, windows: bool | None, some: Tensor | None = None) -> Iterator[Group]:
     """All objects once, or in windows some (B x K).
 
-    windows: Whether objects are drawn in windows instead of on whole images; None: on a CPU.
+    windows: Whether objects are drawn in windows instead of on whole images; None: where shapes may vary.
     """
     position, scale, image_size = objects.position, objects.scale, objects.image_size
     b, k, *_, glimpse = objects.shape
-    if not (position.device.type == "cpu" if windows is None else windows):
+    if shapes_are_fixed(position.device) if windows is None else not windows:
         together = max(1, WHOLE_NUMBERS // (k * 4 * image_size[0] * image_size[1]))
         for i in range(0, b, together):
             last_image = min(b, i + together)
