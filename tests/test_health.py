@@ -109,10 +109,11 @@ def test_two_slots_on_one_object(trained: AstSeg) -> None:
     assert health.doubled > 0.5
     assert each["doubled"].mean() == health.doubled
     assert "doubled" in names(health)
-    with torch.no_grad():  # of a twin that is the same in everything, no pixel is left over
-        last.weight[1] = last.weight[0]
-        if last.bias is not None:
-            last.bias[1] = last.bias[0]
+    # Of a twin that is the same in everything, no pixel is left over. Equal weights are not enough: some processors
+    # round each channel of a convolution in its own way, and each slot.
+    refine = model.encoder.refinement.forward
+    model.encoder.refinement.forward = lambda pooled: refine(pooled)[:, :1].expand_as(pooled)
+    model.encoder.backbone.register_forward_hook(lambda *call: call[-1][:, [0, 0, *range(2, call[-1].shape[1])]])
     assert examine(model, scenes(30))[0].doubled < 0.1
     assert examine(trained, scenes(30))[0].doubled < 0.2
 
