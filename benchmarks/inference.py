@@ -8,8 +8,9 @@ in float32, with what the way back needs. ``ours`` is what is run where only lab
 nothing drawn for objects that are off, an object drawn where it lies; ``ours bfloat16`` the same under autocast;
 ``compiled`` programs made ahead of time for the processor (:mod:`astseg.predict.compiled`), in float32. With a
 run folder its trained model is measured, and the share of pixels whose label bfloat16 changes; otherwise models with
-fresh weights, half of whose objects are on. A run that has proposals makes them too, last: training knows none, and the
-pictures of fresh models, random numbers, have no regions.
+fresh weights: all of their objects are near enough to the background's activation to be drawn, and their labels say
+nothing. A run that has proposals makes them too, last: training knows none, and the pictures of fresh models, random
+numbers, have no regions.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def models(options: argparse.Namespace) -> Iterator[tuple[str, AstSeg]]:
             settings: dict[str, Any] = {"backbone": backbone, "image_size": (side, side), "proposals": False}
             torch.manual_seed(0)
             model = build(override(preset("small"), {"model": settings}).model)
-            with torch.no_grad():  # half of the objects on, of the size of an eighth of the side
+            with torch.no_grad():  # all objects are drawn, of the size of an eighth of the side
                 model.encoder.refinement.projection.bias[2:4] = -1.0
                 activation = model.encoder.refinement.projection.bias[4:5]
                 activation += model.renderer.background_log_activation

@@ -20,6 +20,7 @@ __all__ = [
     "cell_positions",
     "crop_glimpses",
     "full_precision",
+    "index_like",
     "place_glimpses",
     "sampling_weights",
     "shapes_are_fixed",
@@ -51,6 +52,15 @@ def shapes_are_fixed(device: torch.device) -> bool:
     (:mod:`astseg.replay`) cannot hang on one; nor can what is compiled ahead of time (:mod:`astseg.predict.compiled`).
     """
     return device.type != "cpu" or torch.compiler.is_compiling()
+
+
+def index_like(indices: Tensor, values: Tensor) -> Tensor:
+    """Indices B x N into the second dimension of values B x K x ..., as ``gather`` and ``scatter`` want them.
+
+    Returns:
+        B x N x ..., the further dimensions being those of values.
+    """
+    return indices.view(*indices.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
 
 
 def cell_positions(height: int, width: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:

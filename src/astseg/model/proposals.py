@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from astseg.guidance import ON_MARGIN, Blobs
+from astseg.ops import index_like
 from astseg.types import ObjectLatents
 
 __all__ = ["box_overlap", "take_places"]
@@ -94,5 +95,4 @@ def box_overlap(position: Tensor, scale: Tensor, other_position: Tensor, other_s
 
 def _of(numbers: Tensor, region: Tensor) -> Tensor:
     """Numbers of the regions B x R x ..., for each slot those of its region (B x K): B x K x ..."""
-    index = region.view(*region.shape, *[1] * (numbers.ndim - 2)).expand(-1, -1, *numbers.shape[2:])
-    return numbers.gather(1, index)
+    return numbers.gather(1, index_like(region, numbers))

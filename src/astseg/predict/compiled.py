@@ -28,9 +28,11 @@ import torch
 from platformdirs import user_cache_path
 from torch import Tensor, nn
 
-from astseg.durable import cannot_write
+from astseg.durable import cannot_write, write_durably
 from astseg.guidance import Blobs
 from astseg.model.scene import AstSeg
+from astseg.ops import index_like
+from astseg.replay import Locating, Scene
 from astseg.types import ObjectLatents, SceneOutput, UserError
 
 if TYPE_CHECKING:
@@ -84,8 +86,8 @@ class CompiledModel:
     def __call__(self, images: Tensor) -> SceneOutput:
         """B x 3 x H x W in [0, 1] -> what the model says of them; without gradients, for use in inference mode."""
         model = self._model
-        background, predicted_error, *numbers, attention = self._see(images)
-        latents = ObjectLatents(*numbers)
+        background, predicted_error, *seen = self._see(images)
+        latents, attention = Locating.output(tuple(seen))
         regions = overlooked = None
         if model.proposals:
             latents, attention, regions, overlooked = model.propose(
@@ -107,17 +109,10 @@ class CompiledModel:
         draw = next(program for count, program in self._draw.items() if count >= most)
         numbers = [latents.position, latents.scale, latents.log_activation, latents.appearance]
         given = [] if regions is None else [regions.box, regions.present, regions.regions]
-        latents.appearance, weights, reconstruction, *posterior = draw(images, background, *numbers, attention, *given)
-        return SceneOutput(
-            latents=latents,
-            attention=attention,
-            background=background,
-            layers=None,
-            masks=None,
-            weights=weights,
-            reconstruction=reconstruction,
-            posterior=posterior[0] if posterior else None,
-        )
+        appearance, weights, reconstruction, *posterior = draw(images, background, *numbers, attention, *given)
+        output = Scene.output((*numbers[:3], appearance, attention, background, weights, reconstruction))
+        output.posterior = posterior[0] if posterior else None
+        return output
 
 
 class _See(nn.Module):
@@ -126,14 +121,12 @@ class _See(nn.Module):
     def __init__(self, model: AstSeg) -> None:
         super().__init__()
         self.background_model = model.background_model
-        self.encoder = model.encoder
+        self.locating = Locating(model.encoder)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images -> background, predicted error, position, scale, log activation, appearance, attention."""
         background, predicted_error = self.background_model(images)
-        latents, attention = self.encoder.locate(images)
-        numbers = (latents.position, latents.scale, latents.log_activation, latents.appearance)
-        return background, predicted_error, *numbers, attention
+        return background, predicted_error, *self.locating(images)
 
 
 class _Draw(nn.Module):
@@ -159,10 +152,10 @@ class _Draw(nn.Module):
         chosen = log_activation.topk(self.count, dim=1).indices  # B x N
 
         def of(values: Tensor) -> Tensor:
-            return values.gather(1, _like(chosen, values))
+            return values.gather(1, index_like(chosen, values))
 
         def back(values: Tensor, among: Tensor, at: Tensor) -> Tensor:
-            return among.scatter(1, _like(at, values), values)
+            return among.scatter(1, index_like(at, values), values)
 
         latents = ObjectLatents(of(position), of(scale), of(log_activation), of(appearance))
         output = self.model.draw(
@@ -184,11 +177,6 @@ class _Draw(nn.Module):
 def cache_folder() -> Path:
     """Where programs lie: a folder of the user's own."""
     return user_cache_path("astseg") / "compiled"
-
-
-def _like(indices: Tensor, values: Tensor) -> Tensor:
-    """Indices B x N for the first two of all dimensions of values."""
-    return indices.view(*indices.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
 
 
 def _check(model: AstSeg, batch_size: int) -> None:
@@ -250,11 +238,12 @@ def _does_what(module: nn.Module, program: Program, tensors: Sequence[Tensor]) -
 
     The posterior is left out: it hangs on thresholds, too.
     """
-    wanted = list(module(*tensors))
+    certain = 3 if isinstance(module, _Draw) else None
+    wanted = module(*tensors)[:certain]
     return all(
         torch.allclose(one, other, rtol=CLOSE, atol=CLOSE)
         for _ in range(2)
-        for one, other in list(zip(program(*tensors), wanted, strict=True))[: 3 if isinstance(module, _Draw) else None]
+        for one, other in zip(program(*tensors)[:certain], wanted, strict=True)
     )
 
 
@@ -281,26 +270,26 @@ def _compile(exported: ExportedProgram, path: Path) -> None:
     if shutil.which(compiler) is None:
         raise UserError(f"no C++ compiler '{compiler}' is there: install it, name another one in CXX, or do without")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch  # what it leaves is ten times as large as the program
-            try:
-                made = torch._inductor.aoti_compile_and_package(
-                    exported,
-                    package_path=str(Path(scratch) / path.name),
-                    inductor_configs={"freezing": True, "cpp.dynamic_threads": True},
-                )
-            finally:
-                os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
-                if before is not None:
-                    os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
-            os.replace(made, path)
+        path.parent.mkdir(parents=True, exist_ok=True)  # else that it cannot be is known a minute too late
     except OSError as error:
         raise cannot_write(path.parent, error) from error
-    except Exception as error:  # the compiler's, and torch's many kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"the model cannot be compiled ({reason}): do without") from error
+    with tempfile.TemporaryDirectory() as scratch:
+        before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch  # what it leaves is ten times as large as the program
+        try:
+            made = torch._inductor.aoti_compile_and_package(
+                exported,
+                package_path=str(Path(scratch) / path.name),
+                inductor_configs={"freezing": True, "cpp.dynamic_threads": True},
+            )
+        except Exception as error:  # the compiler's, and torch's many kinds
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"the model cannot be compiled ({reason}): do without") from error
+        finally:
+            os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
+            if before is not None:
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
+        write_durably(path, Path(made).read_bytes())
     _make_room(path)
 
 

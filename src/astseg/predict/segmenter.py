@@ -85,8 +85,9 @@ class Segmenter:
                 predicted in batches of these sizes, the largest first, and what is left as without.
 
         Raises:
-            UserError: A batch size below 1, a model that is not on the CPU, torch older than 2.6, no C++ compiler, a
-                cache folder that cannot be written. The segmenter stays as it was.
+            UserError: A batch size below 1, a model that is not on the CPU, torch older than 2.6, no C++ compiler
+                or one that fails, a cache folder that cannot be written, programs that do not do what the model does.
+                The segmenter stays as it was.
         """
         self._compiled[batch_size] = CompiledModel(self.model, batch_size)
 
