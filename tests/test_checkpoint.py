@@ -351,6 +351,10 @@ def test_begin_removes_what_a_killed_save_left(run: RunFolder) -> None:
     left = [run.path / f"training_state.{ending}" for ending in ("part", "old")]
     for folder in left:
         shutil.copytree(run.path / "training_state", folder)
+    run.panels.mkdir()
+    files = [run.path / "README.md.part", run.panels / "joint_000002.png.part"]
+    for file in files:
+        file.write_text("half")
     run.begin(CONFIG, ABOUT)  # nothing is left to do, so nothing is saved that would remove them
-    assert not any(folder.exists() for folder in left)
+    assert not any(path.exists() for path in left + files)
     assert run.states.load() == TrainingState("done", 2, 1.0, 0.0, 7)

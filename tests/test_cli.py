@@ -474,6 +474,14 @@ def test_a_finished_run_says_so(place: Path, capsys: pytest.CaptureFixture[str])
     assert tree(place / "run") == before
 
 
+def test_a_finished_run_that_was_killed_before_its_card_gets_it(place: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(place / "run", run)
+    (run / "README.md").unlink()
+    assert cli.run(f"train {place}/desk --out {run} --config {place}/tiny.json --seed 0".split()) == 0
+    assert "# " in (run / "README.md").read_text()
+
+
 def test_another_run_is_refused(place: Path, tmp_path: Path, refused: Lines) -> None:
     words = ("train", place / "desk", "--out", place / "run", "--config", place / "tiny.json")
     run = place / "run"

@@ -162,9 +162,16 @@ class RunFolder:
         if changed:
             raise UserError(f"'{self.path}' holds a run that differs in {', '.join(changed)}: choose another folder")
         self.save_config(config, **{**before, **about})
-        self.states.tidy()
+        self._tidy()
         self.trim_log(*((state.phase, state.step) if state is not None else ("background", 0)))
         return config
+
+    def _tidy(self) -> None:
+        """Remove what writes that were killed have left behind; none must be going on."""
+        self.states.tidy()
+        for part in (*self.path.glob("*.part"), *self.panels.glob("*.part")):
+            if part.is_file():
+                part.unlink(missing_ok=True)
 
     def save_weights(self, model: nn.Module) -> None:
         """Write ``model.safetensors``."""

@@ -140,6 +140,8 @@ def train_in(
         team.wait()
     state = folder.load_state()
     if state is not None and (state.phase == "done" or not (whole or state.phase == "background")):
+        if team.is_first and not (folder.path / "README.md").exists():  # it was killed just before
+            write_card(folder, config, about)
         console.print(f"{'this run' if whole else 'the background'} is trained already: {command.out}")
         return 0
     notice = licence_notice(config.model.backbone_weights)
