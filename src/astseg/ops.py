@@ -157,7 +157,7 @@ def crop_glimpses(images: Tensor, position: Tensor, scale: Tensor, *, side: int)
     Returns:
         B x K x C x g x g.
     """
-    height, width = images.shape[-2:]
+    (b, c, height, width), k = images.shape, position.shape[1]
     # An image is a glimpse of scale 1 / s at -s * position, seen from the glimpse.
     columns = sampling_weights(
         -position[..., 0] * scale[..., 0], 1 / scale[..., 0], image_side=side, glimpse_side=width
@@ -166,8 +166,10 @@ def crop_glimpses(images: Tensor, position: Tensor, scale: Tensor, *, side: int)
         -position[..., 1] * scale[..., -1], 1 / scale[..., -1], image_side=side, glimpse_side=height
     )
     rows, columns = rows.to(images.dtype), columns.to(images.dtype)
-    low = rows[:, :, None] @ images[:, None]  # B x K x C x g x W
-    return low @ columns[:, :, None].mT
+    # The rows of all crops of an image by one product, which reads the image once.
+    low = rows.view(b, k * side, height) @ images.permute(0, 2, 1, 3).reshape(b, height, c * width)
+    crops = low.view(b * k, side * c, width) @ columns.view(b * k, side, width).mT
+    return crops.view(b, k, side, c, side).transpose(2, 3)
 
 
 def blend_layers(
