@@ -5,9 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from astseg.model import convolution
-from astseg.model.convolution import Convolution, GroupNorm, TransposedConvolution
+from astseg.model.convolution import Convolution, GroupNorm, TransposedConvolution, convolve_transposed
 
 B, C, OUT, H, W = 2, 6, 5, 7, 9
 
@@ -77,6 +78,31 @@ def test_convolutions_are_torch_s(
     tolerance = 0.01 if around else 1e-5
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one.double(), other.double(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("kernel", "more"), [((4, 4), 0), ((5, 5), 0), ((5, 5), 1)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_sides_are_doubled_by_a_plain_convolution(
+    kernel: tuple[int, int], more: int, biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same numbers; only without gradients, to few channels, over enough cells."""
+    monkeypatch.setattr(convolution, "FEW_CELLS", B * H * W // 8)
+    padding = (kernel[0] - 1) // 2
+    bias = normal(3, seed=2, dtype=torch.float64) if biased else None
+    given = (bias, (2, 2), (padding, padding), (more, more))
+    features = normal(B, C, H, W, dtype=torch.float64)
+    few, many = (normal(C, outputs, *kernel, seed=1, dtype=torch.float64) for outputs in (3, 5))
+    plain = functional.conv_transpose2d
+    with torch.no_grad():
+        wanted = plain(features, few, *given)
+        calls = []
+        monkeypatch.setattr(convolution.F, "conv_transpose2d", lambda *_: calls.append(1))
+        torch.testing.assert_close(convolve_transposed(features, few, *given), wanted)
+        assert not calls
+        convolve_transposed(features, many, None, *given[1:])
+        convolve_transposed(features[:1], few, *given)
+    convolve_transposed(features, few, *given)
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from astseg.model.convolution import convolve_transposed
 from astseg.model.palette import COLOURS, Palette, View
 from astseg.types import UserError
 
@@ -191,7 +192,7 @@ class _PositionedConvolution(nn.Module):
     def _convolve(self, features: Tensor, weight: Tensor) -> Tensor:
         plan = self.plan
         if self.transposed:
-            return functional.conv_transpose2d(features, weight, None, plan.stride, plan.padding, plan.output_padding)
+            return convolve_transposed(features, weight, None, plan.stride, plan.padding, plan.output_padding)
         return functional.conv2d(features, weight, None, plan.stride, plan.padding)
 
 
