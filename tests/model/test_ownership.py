@@ -204,6 +204,20 @@ def test_of_two_slots_on_one_object_one_owns_it() -> None:
     assert alike.unique(return_counts=True)[1].tolist() == [H * W - 120, 120]
 
 
+def test_images_of_a_batch_are_told_apart_alone() -> None:
+    """In one image an object is needless, in the other one none is."""
+    weights, off = torch.full((2, 3, H, W), 0.01), torch.ones(2, 3, H, W)
+    weights[:, 0, :, 10:] = weights[0, 1:, :, :10] = weights[1, 1, :, :5] = weights[1, 2, :, 5:10] = 1.0
+    weights /= weights.sum(dim=1, keepdim=True)
+    off[:, 0, :, 10:] = off[0, 1:, :, :10] = off[1, 1, :, :5] = off[1, 2, :, 5:10] = 0.0
+    objects = torch.ones(2, 2, dtype=torch.bool)
+    both = ownership(weights, off, objects, noise=0.15)
+    assert [sorted(one.argmax(dim=0).unique().tolist()) for one in both] == [[0, 2], [0, 1, 2]]
+    for i in range(2):
+        alone = ownership(weights[i : i + 1], off[i : i + 1], objects[i : i + 1], noise=0.15)
+        torch.testing.assert_close(both[i], alone[0])
+
+
 def test_an_object_in_front_of_another_stays() -> None:
     """Also where it is small, and all around it the other."""
     whole, inside = (slice(4, 14), slice(5, 17)), (slice(7, 10), slice(8, 12))

@@ -245,6 +245,46 @@ def test_faint_objects_are_not_drawn_in_training_and_the_others_learn_the_same(
         assert (every - some).norm() <= 1e-4 * every.norm() + 1e-6
 
 
+@pytest.mark.parametrize("look", [0, 8])
+@pytest.mark.parametrize("on", [[[0, 3], [3]], [[], [1]], [[], []]])
+def test_planes_of_what_is_on_are_the_planes_of_all(look: int, on: list[list[int]]) -> None:
+    """Without gradients as many objects are looked at, drawn and compared as are on in one image at most."""
+    config = ModelConfig(image_size=(24, 36), slots=4, appearance=5, backbone="cnn", look=look, colour_noise=0.2)
+    torch.manual_seed(0)
+    model = build(replace(config, background_width="small", background_log_activation=0.0)).eval()
+    images, background = torch.rand(2, 2, 3, 24, 36)
+    with torch.inference_mode():
+        latents, attention = model.encoder.locate(images)
+        latents.position.uniform_(-1, 1)
+        latents.log_activation.fill_(-20)
+        for image, slots in zip(latents.log_activation, on, strict=True):
+            image[slots] = 1.0
+        some = model.draw(images, background, latents, attention, layers=False)
+        every = model.draw(images, background, latents, attention, layers=False, most=4)
+    for name in ("position", "scale", "log_activation", "appearance"):
+        torch.testing.assert_close(getattr(some.latents, name), getattr(every.latents, name))
+    for name in ("attention", "background", "weights", "reconstruction", "posterior"):
+        torch.testing.assert_close(getattr(some, name), getattr(every, name))
+    assert (some.weights[:, 1:].amax(dim=(2, 3)) > 0).tolist() == [[slot in slots for slot in range(4)] for slots in on]
+
+
+def test_only_the_backbone_is_rounded_and_not_in_training() -> None:
+    model, images = build(small_config()), torch.rand(B, 3, H, W)
+    model.eval()
+    exact = model(images)
+    model.encoder.lowered = True
+    rounded = model(images)
+    assert not torch.equal(rounded.attention, exact.attention)
+    torch.testing.assert_close(rounded.attention, exact.attention, rtol=0.05, atol=0)
+    assert torch.equal(rounded.background, exact.background)
+    assert rounded.attention.dtype == rounded.reconstruction.dtype == torch.float32
+    for module in (model.encoder, model.encoder.backbone):  # dropout of the transformer aside
+        module.training = True
+    training = model.encoder.locate(images)[1]
+    model.encoder.lowered = False
+    assert torch.equal(model.encoder.locate(images)[1], training)
+
+
 def test_where_nothing_is_on_everything_is_drawn() -> None:
     config = ModelConfig(image_size=(24, 36), slots=4, appearance=5, backbone="cnn", background_width="small", faint=5)
     torch.manual_seed(0)

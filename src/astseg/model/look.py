@@ -98,4 +98,8 @@ class SecondLook(nn.Module):
         Returns:
             B x K x Z.
         """
-        return self.describe(images, attention, position, scale, drawn) + self.pooled_share * pooled
+        return self.describe(images, attention, position, scale, drawn) + self.unseen(pooled)
+
+    def unseen(self, pooled: Tensor) -> Tensor:
+        """The appearance of slots that are not looked at, B x K x Z; pooled: the same shape."""
+        return self.pooled_share * pooled

@@ -65,8 +65,11 @@ def ownership(
     off = errors / (2 * noise**2)  # nats
     posterior = _posterior(weights, off, objects)
     needless = _needless(posterior, off)
-    if shapes_are_fixed(weights.device) or needless.any():
-        posterior = _posterior(weights, off, objects & ~needless)
+    objects = objects & ~needless
+    if shapes_are_fixed(weights.device):
+        posterior = _posterior(weights, off, objects)
+    elif len(again := needless.any(dim=1).nonzero().squeeze(1)):
+        posterior[again] = _posterior(weights[again], off[again], objects[again])
     return posterior if regions is None else _agreed(posterior, regions)
 
 
