@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+import astseg.evaluate as module
 from astseg.config import ModelConfig
-from astseg.evaluate import evaluate, inference, scene_outputs
+from astseg.evaluate import at_once, evaluate, inference, scene_outputs
 from astseg.metrics import segmentation_metrics
 from astseg.model.scene import AstSeg, build
 from astseg.types import SceneArrays, UserError
@@ -57,6 +58,26 @@ def test_means_are_over_all_images_whatever_the_batches(model: AstSeg) -> None:
         assert values.dtype == np.float64
         np.testing.assert_allclose(values, all_at_once.per_image[name], rtol=1e-4, atol=1e-5)
         assert one.mean[name] == pytest.approx(values.mean())
+
+
+def test_a_processor_takes_equal_parts_that_fit_its_caches(model: AstSeg, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenes = make_scenes()
+    whole = evaluate(model, scenes, keep=4)
+    monkeypatch.setattr(module, "PIXELS_AT_ONCE", 2 * H * W / torch.get_num_threads())
+    assert [at_once(model, most) for most in (1, 2, 3, 5, 6, 7, 100)] == [1, 2, 2, 2, 2, 2, 2]
+    told = []
+    parts = evaluate(model, scenes, keep=4, progress=lambda done, _: told.append(done))
+    assert told == [2, 4, 5]
+    for name, values in parts.per_image.items():
+        np.testing.assert_allclose(values, whole.per_image[name], rtol=1e-4, atol=1e-5)
+    assert len(parts.first_output.weights) == len(parts.first_output.latents.scale) == 4
+    torch.testing.assert_close(parts.first_output.weights, whole.first_output.weights)
+    monkeypatch.setattr(module, "PIXELS_AT_ONCE", 5 * H * W / torch.get_num_threads())
+    assert [at_once(model, most) for most in (5, 6, 7, 11)] == [5, 3, 4, 4]
+    monkeypatch.setattr(module, "PIXELS_AT_ONCE", 1)
+    assert at_once(model, 7) == 1
+    monkeypatch.setattr(module, "_device", lambda _: torch.device("cuda"))
+    assert at_once(model, 7) == 7
 
 
 def test_values_are_those_of_the_model_output(model: AstSeg) -> None:

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from astseg.model.scene import AstSeg
     from astseg.types import SceneArrays
 
-__all__ = ["PROTOCOLS", "Evaluation", "evaluate", "inference", "scene_outputs"]
+__all__ = ["PROTOCOLS", "Evaluation", "at_once", "evaluate", "inference", "scene_outputs"]
+
+PIXELS_AT_ONCE = 100_000
+"""Pixels of the images that a thread of a CPU passes at once: more, and what the layers hand on leaves its caches."""
 
 PROTOCOLS = ("astseg", "reference", "clevrtex", "genesis")
 """How labels above K, ties of mIoU and mSC are treated: see docs/evaluation.md and :mod:`astseg.metrics`."""
@@ -86,10 +89,10 @@ def evaluate(
     Args:
         model: The model.
         scenes: The data, at the model's image size; without labels only the label-free figures are given.
-        batch_size: Images a forward pass; the result does not depend on it but for rounding.
+        batch_size: Images a forward pass, at most (:func:`at_once`); the result does not depend on it but for rounding.
         device: The model is moved there first; None leaves it where it is.
         protocol: One of :data:`PROTOCOLS`.
-        keep: Images whose whole output is kept, all of them in the first batch.
+        keep: Images whose whole output is kept.
         progress: Called with the number of images done and their total.
         team: The processes that share the batches; each gets the whole result.
 
@@ -100,20 +103,22 @@ def evaluate(
     if device is not None:
         model.to(device)
     measured: list[tuple[int, dict[str, Tensor]]] = []
-    first_output: SceneOutput | None = None
-    for start in range(0, len(scenes), batch_size):
-        if start // batch_size % team.size != team.rank and start:  # all see the first one, for its pictures
+    first_outputs: list[SceneOutput] = []
+    together = at_once(model, batch_size)
+    for start in range(0, len(scenes), together):
+        mine = start // together % team.size == team.rank
+        if not mine and start >= keep:  # all see the first ones, for their pictures
             continue
-        stop = min(start + batch_size, len(scenes))
+        stop = min(start + together, len(scenes))
         labels = None if scenes.labels is None else torch.tensor(scenes.labels[start:stop], device=_device(model))
         with inference(model):
             images = images_to_tensor(scenes.images[start:stop], device=_device(model))
             output = model(images, layers=False)
-            if start // batch_size % team.size == team.rank:
+            if mine:
                 found = _measure(images, output, labels, protocol)
                 measured.append((start, {name: values.cpu() for name, values in found.items()}))
-            if first_output is None:
-                first_output = _convert(output, lambda value: value[:keep].cpu())
+            if start < keep or not start:
+                first_outputs.append(_convert(lambda value, most=keep - start: value[:most].cpu(), output))
         if progress is not None:
             progress(stop, len(scenes))
     totals = MetricTotals()
@@ -124,8 +129,17 @@ def evaluate(
     if "background_mse" in mean:
         known = per_image["background_mse"][~np.isnan(per_image["background_mse"])]
         mean["background_mse"] = float(known.mean()) if known.size else math.nan
-    assert first_output is not None
+    first_output = _convert(lambda *values: torch.cat(values), *first_outputs)
     return Evaluation(mean, per_image, tuple(scenes.names), scenes.source, protocol, first_output)
+
+
+def at_once(model: AstSeg, most: int) -> int:
+    """Images a forward pass without gradients, ``most`` at most: on a CPU, equal parts of them that fit its caches."""
+    if _device(model).type != "cpu":
+        return most
+    height, width = model.renderer.image_size
+    room = max(1, PIXELS_AT_ONCE * torch.get_num_threads() // (height * width))
+    return math.ceil(most / math.ceil(most / room))
 
 
 def scene_outputs(model: AstSeg, images: NDArray[np.uint8] | Tensor) -> SceneOutput:
@@ -197,13 +211,15 @@ def _background_error(images: Tensor, background: Tensor, labels: Tensor) -> Ten
     return (error * visible).sum(dim=(1, 2)) / visible.sum(dim=(1, 2))
 
 
-def _convert(values: T, change: Callable[[Tensor], Tensor]) -> T:
-    """The same dataclass with every tensor changed, nested ones included; what is None stays so."""
+def _convert(change: Callable[..., Tensor], *several: T) -> T:
+    """One dataclass, each tensor made of those of several, nested ones included; what is None stays so."""
     changed: dict[str, Any] = {}
-    for part in fields(values):  # type: ignore[arg-type]
-        value = getattr(values, part.name)
-        changed[part.name] = change(value) if isinstance(value, Tensor) else value and _convert(value, change)
-    return type(values)(**changed)
+    for part in fields(several[0]):  # type: ignore[arg-type]
+        values = [getattr(one, part.name) for one in several]
+        changed[part.name] = (
+            change(*values) if isinstance(values[0], Tensor) else values[0] and _convert(change, *values)
+        )
+    return type(several[0])(**changed)
 
 
 def _finite(value: float) -> float | None:

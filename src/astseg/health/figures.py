@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from astseg.data.tensors import images_to_tensor
-from astseg.evaluate import inference
+from astseg.evaluate import at_once, inference
 from astseg.metrics import segmentation_metrics
 from astseg.types import SceneOutput, UserError
 
@@ -108,7 +108,7 @@ def examine(
     Args:
         model: The model.
         scenes: N pictures at its size; some hundreds say enough. Labels are not looked at.
-        batch_size: Images a forward pass.
+        batch_size: Images a forward pass, at most.
         progress: Called with the number of pictures done and their total.
 
     Returns:
@@ -122,6 +122,7 @@ def examine(
     median, common = _median(scenes)
     parts: list[dict[str, Tensor]] = []
     device = next(model.parameters()).device
+    batch_size = at_once(model, batch_size)
     for start in range(0, len(scenes), batch_size):
         images = images_to_tensor(scenes.images[start : start + batch_size], device=device)
         with inference(model):
