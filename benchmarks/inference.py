@@ -1,34 +1,35 @@
 """Images a second, and seconds an image, from images to label maps.
 
     python benchmarks/inference.py --threads 2
-    python benchmarks/inference.py --run runs/demo
+    python benchmarks/inference.py --runs runs/demo
 
 ``as in training`` is the forward of a training step as the algorithms have it: every object drawn on the whole image,
 in float32, with what the way back needs. ``ours`` is what is run where only labels are asked for: no gradients,
-nothing drawn for objects that are off, an object drawn where it lies; ``ours bfloat16`` the same under autocast;
-``compiled`` programs made ahead of time for the processor (:mod:`astseg.predict.compiled`), in float32. With a
-run folder its trained model is measured, and the share of pixels whose label bfloat16 changes; otherwise models with
-fresh weights: all of their objects are near enough to the background's activation to be drawn, and their labels say
-nothing. A run that has proposals makes them too, last: training knows none, and the pictures of fresh models, random
-numbers, have no regions.
+nothing drawn for objects that are off, an object drawn where it lies, a batch in as many parts as suit the processor's
+caches; ``compiled`` programs made ahead of time for the processor (:mod:`astseg.predict.compiled`); ``bfloat16`` either
+with its backbone in that. The ways are timed in turn, round by round. With run folders their trained models are
+measured, and the share of pixels whose label is another than in float32 without programs; otherwise models with fresh
+weights, some of whose objects (``--on``) are near enough to the background's activation to be drawn, and whose labels
+say nothing. A run that has proposals makes them too, last: training knows none, and the pictures of fresh models,
+random numbers, have no regions.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from astseg.checkpoint import load_model
 from astseg.config import override
-from astseg.evaluate import inference
+from astseg.evaluate import at_once, inference
 from astseg.model.scene import AstSeg, build
 from astseg.predict.compiled import CompiledModel
 from astseg.presets import preset
@@ -41,12 +42,14 @@ SIZES = (64, 128)
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, help="measure the model of this run folder")
-    parser.add_argument("--images", type=Path, help="with --run: scenes to compare labels on; default: random numbers")
+    parser.add_argument("--runs", type=Path, nargs="+", help="measure the models of these run folders")
+    parser.add_argument("--images", type=Path, help="with --runs: scenes to look at; default: random numbers")
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES))
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--on", type=int, default=6, help="objects of a fresh model that are on, of its 12")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5, help="of each way in a round")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
@@ -61,15 +64,20 @@ def main() -> None:
             images = pictures(options, batch, size)
             model = model.to(options.device).eval()
             ways = forwards(model, images.to(options.device), proposals=proposals, compiled=options.compile)
-            first = None
-            for way, run in ways.items():
-                seconds = timed(run, device=options.device, repeats=options.repeats, clock=options.clock, warmup=2)
-                first = first or median(seconds)
-                slow = quantiles(seconds, n=100, method="inclusive")[98]
-                changed = float((run() != ways["as in training"]()).float().mean())
+            seconds: dict[str, list[float]] = {way: [] for way in ways}
+            for _ in range(options.rounds):
+                for way, run in ways.items():
+                    seconds[way] += timed(
+                        run, device=options.device, repeats=options.repeats, clock=options.clock, warmup=2
+                    )
+            labels = {way: run() for way, run in ways.items()}
+            for way, each in seconds.items():
+                slow = quantiles(each, n=100, method="inclusive")[98]
+                plain = "ours with proposals" if "proposals" in way else "as in training"
+                changed = float((labels[way] != labels[plain]).float().mean())
                 rows.append(
-                    [f"{name} {size[0]}x{size[1]}", batch, way, batch / median(seconds), 1e3 * median(seconds)]
-                    + [1e3 * slow, first / median(seconds), f"{100 * changed:.3f} %"]
+                    [f"{name} {size[0]}x{size[1]}", batch, way, batch / median(each), 1e3 * median(each), 1e3 * slow]
+                    + [median(seconds["as in training"]) / median(each), f"{100 * changed:.3f} %"]
                 )
     print_table(
         ["model", "batch", "forward", "images/s", "p50 ms", "p99 ms", "times faster", "labels that differ"], rows
@@ -77,10 +85,11 @@ def main() -> None:
 
 
 def models(options: argparse.Namespace) -> Iterator[tuple[str, AstSeg]]:
-    """Named models: that of a run folder, or fresh ones of every backbone and size."""
-    if options.run is not None:
-        model, config = load_model(options.run)
-        yield config.model.backbone, model
+    """Named models: those of run folders, or fresh ones of every backbone and size."""
+    if options.runs:
+        for folder in options.runs:
+            model, config = load_model(folder)
+            yield config.model.backbone, model
         return
     for backbone in options.backbones:
         for side in options.sizes:
@@ -91,7 +100,26 @@ def models(options: argparse.Namespace) -> Iterator[tuple[str, AstSeg]]:
                 model.encoder.refinement.projection.bias[2:4] = -1.0
                 activation = model.encoder.refinement.projection.bias[4:5]
                 activation += model.renderer.background_log_activation
+            model.encoder.refinement = _SomeOff(model.encoder.refinement, model.encoder.slots, options.on)
             yield backbone, model
+
+
+class _SomeOff(nn.Module):
+    """A refinement that leaves the first slots as they are and says of the others that they are off."""
+
+    offsets: Tensor
+
+    def __init__(self, refinement: nn.Module, slots: int, on: int) -> None:
+        super().__init__()
+        self.refinement = refinement
+        offsets = torch.zeros(slots, refinement.projection.out_features)
+        offsets[on:, 4] = -20.0
+        self.register_buffer("offsets", offsets)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """pooled: B x K x (2 + F) -> the same shape."""
+        refined: Tensor = self.refinement(pooled)
+        return refined + self.offsets
 
 
 def pictures(options: argparse.Namespace, batch: int, size: tuple[int, int]) -> Tensor:
@@ -110,33 +138,31 @@ def forwards(
     """Ways from images to labels B x H x W; each switches the model's proposals on or off for itself."""
 
     def as_in_training() -> Tensor:
-        model.proposals = False
+        model.proposals = model.encoder.lowered = False
         labels: Tensor = model(images).ownership.argmax(dim=1)
         return labels
 
-    def ours(*, half: bool, proposing: bool = False) -> Tensor:
-        model.proposals = proposing
-        device = images.device.type
-        with inference(model), torch.autocast(device, torch.bfloat16) if half else nullcontext():
-            labels: Tensor = model(images, layers=False).ownership.max(dim=1).indices
-            return labels
+    together = at_once(model, len(images))
 
-    def by_programs(runs: CompiledModel) -> Tensor:
+    def ours(*, half: bool = False, proposing: bool = False, runs: CompiledModel | None = None) -> Tensor:
+        model.proposals, model.encoder.lowered = proposing, half
         with inference(model):
-            return runs(images).ownership.max(dim=1).indices
+            outputs = [
+                runs(part) if runs and len(part) == together else model(part, layers=False)
+                for part in images.split(together)
+            ]
+            return torch.cat([output.ownership.max(dim=1).indices for output in outputs])
 
     ways = {
         "as in training": as_in_training,
-        "ours float32": partial(ours, half=False),
-        "ours bfloat16": partial(ours, half=True),
     }
-    for proposing in [False, True] if proposals else [False]:
-        if proposing:
-            ways["ours with proposals"] = partial(ours, half=False, proposing=True)
+    for proposing, half in itertools.product([False, True] if proposals else [False], [False, True]):
+        way = {"half": half, "proposing": proposing}
+        name = " bfloat16" * half + " with proposals" * proposing
+        ways[f"ours{name}"] = partial(ours, **way)
         if compiled:
-            model.proposals = proposing
-            programs = CompiledModel(model, len(images))
-            ways["compiled" + " with proposals" * proposing] = partial(by_programs, programs)
+            model.proposals, model.encoder.lowered = proposing, half
+            ways[f"compiled{name}"] = partial(ours, **way, runs=CompiledModel(model, together))
     return ways
 
 

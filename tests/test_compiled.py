@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import astseg.predict.compiled as module
+from astseg import evaluate
 from astseg.config import ModelConfig
 from astseg.evaluate import inference
 from astseg.model.scene import AstSeg, build
@@ -81,7 +82,7 @@ def check_same(one: SceneOutput, other: SceneOutput) -> None:
 
 def as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is compiled: what would be is run layer by layer."""
-    monkeypatch.setattr(module, "_program", lambda part, _: part)
+    monkeypatch.setattr(module, "_program", lambda part, *_, **__: part)
 
 
 def on(model: AstSeg, output: SceneOutput) -> int:
@@ -122,6 +123,25 @@ def test_single_images_by_programs(config: ModelConfig) -> None:
 
 @pytest.mark.slow
 @needs_compiler
+@pytest.mark.parametrize("backbone", ["cnn", "unet", "segformer-b0"])
+def test_a_backbone_in_bfloat16(backbone: str) -> None:
+    """Programs round as the model does, but not the same numbers: both are as far from what is not rounded."""
+    model = spread(replace(LIKE_SMALL, backbone=backbone, proposals=False))
+    model.encoder.lowered = True
+    compiled = CompiledModel(model, 1)
+    off = []
+    for image in pictures(8):
+        rounded, by_programs = both(model, compiled, image[None])
+        model.encoder.lowered = False
+        exact, _ = both(model, compiled, image[None])
+        model.encoder.lowered = True
+        off.append([float((one.attention - exact.attention).abs().max()) for one in (rounded, by_programs)])
+    of_model, of_programs = np.mean(off, axis=0)
+    assert 0 < of_programs < 2 * of_model
+
+
+@pytest.mark.slow
+@needs_compiler
 def test_batches_by_programs() -> None:
     model = spread(LIKE_SMALL)
     compiled = CompiledModel(model, 5)
@@ -152,6 +172,7 @@ def test_a_segmenter_cuts_batches(monkeypatch: pytest.MonkeyPatch) -> None:
         return forward(self, images)
 
     monkeypatch.setattr(CompiledModel, "__call__", counted)
+    monkeypatch.setattr(evaluate, "PIXELS_AT_ONCE", 4 * 20 * 28 / torch.get_num_threads())  # of 10, the model takes 4
     segmenter = Segmenter(spread(LIKE_SMALL).eval())
     images = (pictures(12).permute(0, 2, 3, 1) * 255).byte().numpy()
     without = segmenter.predict(images)
@@ -162,6 +183,9 @@ def test_a_segmenter_cuts_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     passes.clear()
     predictions = segmenter.predict(images[:11], batch_size=10)
     assert passes == [4, 4, 1, 1, 1]
+    passes.clear()
+    segmenter.predict(images[:3], batch_size=10)
+    assert not passes  # what is compiled for one image takes longer for three
     for one, other in zip(without[:11], predictions, strict=True):
         assert (one.labels != other.labels).mean() < 0.01
         assert len(one.objects) == len(other.objects)

@@ -166,6 +166,8 @@ def test_loading_tells_what_is_wrong(spread_run: Path, tmp_path: Path) -> None:
         Segmenter.from_pretrained(tmp_path / "none")
     with pytest.raises(UserError, match="device 'gpu' cannot be used"):
         Segmenter.from_pretrained(spread_run, device="gpu")
+    with pytest.raises(UserError, match="precision is 'half', choose from float32, bfloat16, auto"):
+        Segmenter.from_pretrained(spread_run, precision="half")
     assert Segmenter.from_pretrained(str(spread_run)).image_size == (H, W)
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device().type in {"cpu", "cuda", "mps"}

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg, subcommand
@@ -40,6 +40,8 @@ __all__ = [
 ]
 
 DEFAULT_PRESET = "small"
+
+Precision: TypeAlias = Literal["float32", "bfloat16", "auto"]
 
 
 @dataclass(frozen=True)
@@ -167,8 +169,10 @@ class Evaluate(Taken):
     proposals: bool | None = None
     """Whether slots take their places from regions that differ from the background; False: where the encoder looks, as
     published; by default as the run has it."""
+    precision: Precision = "float32"
+    """Of the backbone: bfloat16 takes half the time where the device is quick in it; auto: bfloat16 there."""
     batch_size: int = 64
-    """Images at a time."""
+    """Images at a time, at most."""
 
     def __post_init__(self) -> None:
         """Check what no configuration checks.
@@ -239,8 +243,11 @@ class Segment:
     """Videos: one frame of so many."""
     frames: int | None = None
     """Videos: at most so many frames of each."""
+    precision: Precision = "float32"
+    """Of the backbone: bfloat16 takes half the time where the device is quick in it, and changes few labels; auto:
+    bfloat16 there."""
     batch_size: int = 32
-    """Images at a time."""
+    """Images at a time, at most."""
 
     def __post_init__(self) -> None:
         """Check what nothing else checks.

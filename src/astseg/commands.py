@@ -30,7 +30,7 @@ from astseg.data.cached import CachedSource
 from astseg.data.masked import CocoSource, MaskedFolderSource
 from astseg.data_commands import cached_if_large
 from astseg.demo import run_demo
-from astseg.device import default_device
+from astseg.device import default_device, is_lowered
 from astseg.evaluate import evaluate
 from astseg.few_labels import tell_few_labels, whole_scenes
 from astseg.fit.run import run_fit
@@ -231,6 +231,8 @@ def measure(command: arguments.Evaluate, run: Path, console: Console, team: Team
         model.colour_noise = command.colour_noise
     if command.proposals is not None:
         model.proposals = command.proposals
+    device = default_device()
+    model.encoder.lowered = is_lowered(command.precision, device)
     _, about = RunFolder(run).load_config()
     source = open_source(command.data, command.reading)
     cropped = isinstance(source, CachedSource)  # when it was prepared
@@ -251,7 +253,7 @@ def measure(command: arguments.Evaluate, run: Path, console: Console, team: Team
             model,
             scenes,
             batch_size=command.batch_size,
-            device=default_device(),
+            device=device,
             protocol=command.protocol,
             progress=advance,
             team=team,
@@ -260,6 +262,7 @@ def measure(command: arguments.Evaluate, run: Path, console: Console, team: Team
         "protocol": result.protocol,
         "colour_noise": model.colour_noise,
         "proposals": model.proposals,
+        "precision": "bfloat16" if model.encoder.lowered else "float32",
         "data": str(command.data),
         "split": command.split,
         "split_hash": split_hash,

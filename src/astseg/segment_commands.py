@@ -22,7 +22,7 @@ _MOST_TOLD = 20
 
 def segment_input(command: arguments.Segment, console: Console) -> int:
     """``astseg segment``; 3 where some files could not be read."""
-    segmenter = Segmenter.from_pretrained(command.run)
+    segmenter = Segmenter.from_pretrained(command.run, precision=command.precision)
     began = time.monotonic()
     try:
         with progress_bar(console, "segment", None) as advance:

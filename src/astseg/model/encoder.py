@@ -13,6 +13,7 @@ modes and every field is read at its own place. The switch ``reference`` gives i
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -110,7 +111,11 @@ class Refinement(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Algorithm 1: image to object latents."""
+    """Algorithm 1: image to object latents.
+
+    Attributes:
+        lowered: Whether the backbone computes in bfloat16 outside of training; what follows is in float32 all the same.
+    """
 
     def __init__(
         self,
@@ -142,6 +147,7 @@ class Encoder(nn.Module):
         self.scale_numbers = scale_numbers
         self.scale_range = scale_range
         self.reference = reference
+        self.lowered = False
 
     def forward(self, images: Tensor) -> tuple[ObjectLatents, Tensor]:
         """images: B x 3 x H x W in [0, 1] -> latents, and attention maps B x K x h x w."""
@@ -159,7 +165,9 @@ class Encoder(nn.Module):
 
     def locate(self, images: Tensor) -> tuple[ObjectLatents, Tensor]:
         """The same before the second look, where there is one: the appearance is the pooled one."""
-        maps = at_least_float32(self.backbone(images))
+        lowered = self.lowered and not self.training
+        with torch.autocast(images.device.type, torch.bfloat16) if lowered else nullcontext():
+            maps = at_least_float32(self.backbone(images))
         # Near 1, bfloat16 has steps of 1/256: a quarter of a pixel of 128, too coarse for positions.
         with full_precision(maps.device):
             attention, pooled = attention_pool(maps[:, : self.slots], maps[:, self.slots :])

@@ -17,10 +17,12 @@ import numpy as np
 import torch
 
 from astseg.checkpoint import RunFolder, load_model
+from astseg.config import PRECISIONS
 from astseg.data.geometry import place
 from astseg.data.inputs import Input, image_from, separate
 from astseg.data.tensors import images_to_tensor
-from astseg.evaluate import inference
+from astseg.device import is_lowered
+from astseg.evaluate import at_once, inference
 from astseg.predict.compiled import CompiledModel
 from astseg.predict.prediction import Prediction, may_own_pixels, predictions_from
 from astseg.types import UserError
@@ -58,19 +60,26 @@ class Segmenter:
         self._compiled: dict[int, CompiledModel] = {}  # by batch size
 
     @classmethod
-    def from_pretrained(cls, folder: str | PathLike[str], device: str | torch.device | None = None) -> Segmenter:
+    def from_pretrained(
+        cls, folder: str | PathLike[str], device: str | torch.device | None = None, *, precision: str = "float32"
+    ) -> Segmenter:
         """Load the model of a run folder.
 
         Args:
             folder: The folder.
             device: Where to run, such as ``cpu`` or ``cuda:1``; None: the best there is.
+            precision: Of the backbone: ``float32``, ``bfloat16``, which changes few labels (docs/results.md) and takes
+                half the time where the device is quick in it, or ``auto``: that, where it is.
 
         Raises:
-            UserError: No run folder, broken or missing weights, a device that is not there.
+            UserError: No run folder, broken or missing weights, a device that is not there, another precision.
         """
         chosen = choose_device(device)
+        if precision not in PRECISIONS:
+            raise UserError(f"precision is '{precision}', choose from {', '.join(PRECISIONS)}")
         path = Path(folder).expanduser()
         model, _ = load_model(path)
+        model.encoder.lowered = is_lowered(precision, chosen)
         _, about = RunFolder(path).load_config()
         return cls(model.to(chosen), "letterbox" if about.get("fit") == "letterbox" else "squeeze")
 
@@ -81,8 +90,8 @@ class Segmenter:
         processes on this machine have it in seconds. Numbers differ by rounding. The model is taken as it stands now.
 
         Args:
-            batch_size: Images a forward pass to compile for; call it again for others. Any number of images is then
-                predicted in batches of these sizes, the largest first, and what is left as without.
+            batch_size: Images a forward pass to compile for; call it again for others. Where at least half as many
+                images would be passed at once otherwise, they are passed in batches of this size.
 
         Raises:
             UserError: A batch size below 1, a model that is not on the CPU, torch older than 2.6, no C++ compiler
@@ -115,7 +124,7 @@ class Segmenter:
             inputs: A path, a Pillow image, an array H x W x 3, H x W or H x W x 4, or a tensor 3 x H x W (arrays and
                 tensors: uint8, or float in [0, 1]); or an iterable of them, of any sizes; or an array B x H x W x 3 or
                 a tensor B x 3 x H x W.
-            batch_size: Images a forward pass.
+            batch_size: Images a forward pass, at most; a CPU takes as many at once as its caches have room for.
             fit: How images of other proportions fit in: ``squeeze``, ``letterbox`` or ``crop`` (what is cropped off is
                 background); None: ``letterbox`` if the model was trained so, else ``squeeze``.
             layers: Whether :attr:`Prediction.layers` are wanted; without them a prediction takes less time and memory.
@@ -143,7 +152,7 @@ class Segmenter:
 
         Args:
             images: H x W x 3 each, uint8, of any sizes.
-            batch_size: Images a forward pass.
+            batch_size: As for :meth:`predict`.
             fit: As for :meth:`predict`.
             layers: As for :meth:`predict`.
 
@@ -168,13 +177,13 @@ class Segmenter:
                 yield from predictions_from(output, sizes, background_activation=background, fit=fit)
 
     def _passes(self, batch: list[T]) -> Iterator[list[T]]:
-        """A batch cut into those that programs were compiled for, the largest first, and what is left."""
-        for size in sorted(self._compiled, reverse=True):
-            while len(batch) >= size:
-                yield batch[:size]
-                batch = batch[size:]
-        if batch:
-            yield batch
+        """A batch cut into what goes through at once; by programs, where they take half as much of it at least."""
+        together = at_once(self.model, len(batch))
+        while batch:
+            most = min(together, len(batch))
+            size = max((size for size in self._compiled if most <= 2 * size and size <= len(batch)), default=most)
+            yield batch[:size]
+            batch = batch[size:]
 
     def _output(self, images: Tensor) -> SceneOutput:
         compiled = self._compiled.get(len(images))
