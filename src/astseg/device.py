@@ -20,15 +20,16 @@ def default_device() -> torch.device:
 def quick_in_bfloat16(device: torch.device) -> bool:
     """Whether a device has units of its own for products in bfloat16.
 
-    Of CPUs those with AMX have. All others are slower in bfloat16 than in float32, most of them by far, because what
-    they lack is done with detours (docs/results.md).
+    Of CPUs those with AMX have, and AMD's with AVX512-BF16. All others are slower in bfloat16 than in float32, most of
+    them by far, because what they lack is done with detours (docs/results.md).
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
     capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell
-    return bool(capabilities.get("amx_bf16"))
+    by_amd = str(capabilities.get("cpu_name", "")).startswith("AMD")  # Intel's multiply float32 as quickly without AMX
+    return bool(capabilities.get("amx_bf16") or (by_amd and capabilities.get("avx512_bf16")))
 
 
 def is_lowered(precision: str, device: torch.device) -> bool:
