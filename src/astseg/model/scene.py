@@ -15,12 +15,13 @@ from astseg.config import ModelConfig
 from astseg.guidance import Blobs, find_regions
 from astseg.model.backbones import build_backbone
 from astseg.model.background import BackgroundModel
+from astseg.model.chosen import Chosen
 from astseg.model.encoder import Encoder, Refinement
 from astseg.model.look import SecondLook
 from astseg.model.ownership import owned, ownership
 from astseg.model.proposals import take_places
 from astseg.model.renderer import GlimpseGenerator, Renderer, glimpse_channels
-from astseg.ops import at_least_float32, index_like, shapes_are_fixed
+from astseg.ops import at_least_float32, shapes_are_fixed
 from astseg.types import ObjectLatents, SceneOutput, UserError
 
 __all__ = ["AstSeg", "build"]
@@ -133,8 +134,8 @@ class AstSeg(nn.Module):
             attention: B x K x h x w.
             regions: What differs from the background, where that has a say in what pixels belong to.
             layers: As for :meth:`forward`.
-            most: Without layers and gradients: so many objects of an image are drawn at most, so that what lies between
-                has as many planes; as many must be on at most. None: as many as are.
+            most: Without layers and gradients, how many objects of an image can be drawn, and have planes on the way;
+                as many may be on at most. None: as many as are.
         """
         drawn = None if layers else self.renderer.drawn(latents.log_activation)
         if drawn is None or torch.is_grad_enabled():
@@ -145,39 +146,14 @@ class AstSeg(nn.Module):
             most = slots if fixed else max(1, int(drawn.sum(dim=1).max()))
         if most == slots:
             return self._draw(images, background, latents, attention, regions, drawn, layers=False)
-        # Their order stays, on which it hangs which of two equal ones is needless.
-        chosen = drawn.int().sort(dim=1, descending=True, stable=True).indices[:, :most].sort(dim=1).values  # B x N
-        some = ObjectLatents(
-            *(
-                values.gather(1, index_like(chosen, values))
-                for values in (latents.position, latents.scale, latents.log_activation, latents.appearance)
-            )
-        )
-        looked_at = attention.gather(1, index_like(chosen, attention))
-        output = self._draw(images, background, some, looked_at, regions, drawn.gather(1, chosen), layers=False)
-        return self._among_all(output, latents, attention, chosen)
-
-    def _among_all(self, output: SceneOutput, latents: ObjectLatents, attention: Tensor, chosen: Tensor) -> SceneOutput:
-        """What was drawn of the chosen slots, B x N, among all K of them."""
-        b, n = chosen.shape
-        slots = self.encoder.slots
-        image = torch.arange(b, device=chosen.device)[:, None]
-        planes = torch.cat([torch.zeros_like(chosen[:, :1]), chosen + 1], dim=1) + image * (slots + 1)
-
-        def back(values: Tensor) -> Tensor:
-            everything = values.new_zeros(b, slots + 1, *values.shape[2:])
-            everything.flatten(0, 1).index_copy_(0, planes.flatten(), values.flatten(0, 1))
-            return everything
-
+        chosen = Chosen(drawn, most)
+        some, looked_at = chosen.latents(latents), chosen.of(attention)
+        output = self._draw(images, background, some, looked_at, regions, chosen.of(drawn), layers=False)
         appearance = latents.appearance if self.encoder.look is None else self.encoder.look.unseen(latents.appearance)
-        seen = output.latents.appearance
-        return replace(
-            output,
-            latents=replace(latents, appearance=appearance.scatter(1, index_like(chosen, seen), seen)),
-            attention=attention,
-            weights=back(output.weights),
-            posterior=None if output.posterior is None else back(output.posterior),
-        )
+        output.latents = replace(latents, appearance=chosen.among(appearance, output.latents.appearance))
+        output.attention, output.weights = attention, chosen.planes(output.weights)
+        output.posterior = None if output.posterior is None else chosen.planes(output.posterior)
+        return output
 
     def _draw(
         self,
