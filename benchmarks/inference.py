@@ -73,7 +73,7 @@ def main() -> None:
             labels = {way: run() for way, run in ways.items()}
             for way, each in seconds.items():
                 slow = quantiles(each, n=100, method="inclusive")[98]
-                plain = "ours with proposals" if "proposals" in way else "as in training"
+                plain = "ours float32 with proposals" if "proposals" in way else "as in training"
                 changed = float((labels[way] != labels[plain]).float().mean())
                 rows.append(
                     [f"{name} {size[0]}x{size[1]}", batch, way, batch / median(each), 1e3 * median(each), 1e3 * slow]
@@ -138,14 +138,14 @@ def forwards(
     """Ways from images to labels B x H x W; each switches the model's proposals on or off for itself."""
 
     def as_in_training() -> Tensor:
-        model.proposals = model.encoder.lowered = False
+        model.proposals, model.encoder.precision = False, "float32"
         labels: Tensor = model(images).ownership.argmax(dim=1)
         return labels
 
     together = at_once(model, len(images))
 
-    def ours(*, half: bool = False, proposing: bool = False, runs: CompiledModel | None = None) -> Tensor:
-        model.proposals, model.encoder.lowered = proposing, half
+    def ours(*, precision: str, proposing: bool, runs: CompiledModel | None = None) -> Tensor:
+        model.proposals, model.encoder.precision = proposing, precision
         with inference(model):
             outputs = [
                 runs(part) if runs and len(part) == together else model(part, layers=False)
@@ -153,16 +153,14 @@ def forwards(
             ]
             return torch.cat([output.ownership.max(dim=1).indices for output in outputs])
 
-    ways = {
-        "as in training": as_in_training,
-    }
-    for proposing, half in itertools.product([False, True] if proposals else [False], [False, True]):
-        way = {"half": half, "proposing": proposing}
-        name = " bfloat16" * half + " with proposals" * proposing
-        ways[f"ours{name}"] = partial(ours, **way)
+    ways: dict[str, Callable[[], Tensor]] = {"as in training": as_in_training}
+    for proposing, precision in itertools.product([False, True] if proposals else [False], ["float32", "bfloat16"]):
+        name = f" {precision}" + " with proposals" * proposing
+        way = partial(ours, precision=precision, proposing=proposing)
+        ways[f"ours{name}"] = way
         if compiled:
-            model.proposals, model.encoder.lowered = proposing, half
-            ways[f"compiled{name}"] = partial(ours, **way, runs=CompiledModel(model, together))
+            model.proposals, model.encoder.precision = proposing, precision
+            ways[f"compiled{name}"] = partial(way, runs=CompiledModel(model, together))
     return ways
 
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from astseg import arguments, cli, commands, train
 from astseg.arguments import parse
 from astseg.config import Config
+from astseg.device import default_device, settled_precision
 from astseg.presets import PRESETS, preset
 from astseg.types import UserError
 from tiny import MODEL_SETTINGS
@@ -662,6 +663,17 @@ def test_from_end_to_end(place: Path, tmp_path: Path) -> None:
         assert areas == {int(label): int((labels == label).sum()) for label in np.unique(labels) if label}
         assert (tmp_path / "masks" / "backgrounds" / f"{number}.png").is_file()
     assert f"{len(rows)} objects in 3 images" in segmented.stdout
+
+
+def test_a_precision_is_asked_for_and_told(place: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(place / "run", tmp_path / "run")
+    quick = settled_precision("auto", default_device())
+    for precision, told in (("float32", "float32"), ("bfloat16", "bfloat16"), ("auto", quick)):
+        assert cli.run(f"evaluate {run} {place}/desk --precision {precision}".split()) == 0
+        assert json.loads((run / "metrics.json").read_text())["precision"] == told
+        words = f"segment {run} {place}/desk --out {tmp_path}/{precision} --precision {precision} --write"
+        assert cli.run(words.split()) == 0
+        assert json.loads((tmp_path / precision / "segment.json").read_text())["precision"] == told
 
 
 KILLED = """

@@ -228,3 +228,5 @@ def test_circumstances_in_words() -> None:
     assert described(measured({}, colour_noise=0.15).circumstances) == f"{plain}, masks by weights and colours (0.15)"
     told = described(measured({}, colour_noise=0.15, proposals=True).circumstances)
     assert told == f"{plain}, masks by weights and colours (0.15), places by proposals"
+    assert described(measured({}, precision="float32").circumstances) == plain
+    assert described(measured({}, precision="bfloat16").circumstances) == f"{plain}, backbone in bfloat16"

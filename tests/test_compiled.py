@@ -127,14 +127,14 @@ def test_single_images_by_programs(config: ModelConfig) -> None:
 def test_a_backbone_in_bfloat16(backbone: str) -> None:
     """Programs round as the model does, but not the same numbers: both are as far from what is not rounded."""
     model = spread(replace(LIKE_SMALL, backbone=backbone, proposals=False))
-    model.encoder.lowered = True
+    model.encoder.precision = "bfloat16"
     compiled = CompiledModel(model, 1)
     off = []
     for image in pictures(8):
         rounded, by_programs = both(model, compiled, image[None])
-        model.encoder.lowered = False
+        model.encoder.precision = "float32"
         exact, _ = both(model, compiled, image[None])
-        model.encoder.lowered = True
+        model.encoder.precision = "bfloat16"
         off.append([float((one.attention - exact.attention).abs().max()) for one in (rounded, by_programs)])
     of_model, of_programs = np.mean(off, axis=0)
     assert 0 < of_programs < 2 * of_model

@@ -30,7 +30,7 @@ from astseg.data.cached import CachedSource
 from astseg.data.masked import CocoSource, MaskedFolderSource
 from astseg.data_commands import cached_if_large
 from astseg.demo import run_demo
-from astseg.device import default_device, is_lowered
+from astseg.device import default_device, settled_precision
 from astseg.evaluate import evaluate
 from astseg.few_labels import tell_few_labels, whole_scenes
 from astseg.fit.run import run_fit
@@ -232,7 +232,7 @@ def measure(command: arguments.Evaluate, run: Path, console: Console, team: Team
     if command.proposals is not None:
         model.proposals = command.proposals
     device = default_device()
-    model.encoder.lowered = is_lowered(command.precision, device)
+    model.encoder.precision = settled_precision(command.precision, device)
     _, about = RunFolder(run).load_config()
     source = open_source(command.data, command.reading)
     cropped = isinstance(source, CachedSource)  # when it was prepared
@@ -262,7 +262,7 @@ def measure(command: arguments.Evaluate, run: Path, console: Console, team: Team
         "protocol": result.protocol,
         "colour_noise": model.colour_noise,
         "proposals": model.proposals,
-        "precision": "bfloat16" if model.encoder.lowered else "float32",
+        "precision": model.encoder.precision,
         "data": str(command.data),
         "split": command.split,
         "split_hash": split_hash,

@@ -121,12 +121,13 @@ def described(circumstances: dict[str, Any]) -> str:
     ...            "crop": 0.8, "data": "clevr"})
     'protocol astseg, 50 images of clevr, split test (ab), 64x48, crop 0.8'
 
-    How slots find their places and pixels their layer is told where that is not as published.
+    How slots find their places and pixels their layer, and in which precision, is told where it is not as published.
     """
     values = {**circumstances, "size": "x".join(map(str, circumstances["size"]))}
     noise = circumstances.get("colour_noise", 0)
     ours = [f", masks by weights and colours ({noise:g})"] if noise else []
     ours += [", places by proposals"] if circumstances.get("proposals") else []
+    ours += [", backbone in bfloat16"] if circumstances.get("precision") == "bfloat16" else []
     return (
         "protocol {protocol}, {count} images of {data}, split {split} ({split_hash}), {size}, crop {crop:g}"
     ).format(**values) + "".join(ours)

@@ -1,4 +1,4 @@
-"""What the machine is, as far as training asks: where to run, and in which precision it is quick."""
+"""What the machine is, as far as it matters here: where to run, and in which precision it is quick."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from astseg.config import Config
 
-__all__ = ["default_device", "is_lowered", "quick_in_bfloat16", "settled"]
+__all__ = ["default_device", "is_lowered", "quick_in_bfloat16", "settled", "settled_precision"]
 
 
 def default_device() -> torch.device:
@@ -37,12 +37,17 @@ def is_lowered(precision: str, device: torch.device) -> bool:
     return precision == "bfloat16" or (precision == "auto" and quick_in_bfloat16(device))
 
 
+def settled_precision(precision: str, device: torch.device) -> str:
+    """``float32`` or ``bfloat16``, for these or ``auto``."""
+    return "bfloat16" if is_lowered(precision, device) else "float32"
+
+
 def settled(config: Config, device: torch.device, before: Config | None = None) -> Config:
     """Settings without ``auto`` for a precision: that of a run that has begun, or else what the device is quick in."""
     for part in ("background", "objects"):
         precision = getattr(config, part).precision
         if precision == "auto" and before is not None:
             precision = getattr(before, part).precision
-        precision = "bfloat16" if is_lowered(precision, device) else "float32"
+        precision = settled_precision(precision, device)
         config = replace(config, **{part: replace(getattr(config, part), precision=precision)})
     return config

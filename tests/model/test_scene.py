@@ -272,7 +272,7 @@ def test_only_the_backbone_is_rounded_and_not_in_training() -> None:
     model, images = build(small_config()), torch.rand(B, 3, H, W)
     model.eval()
     exact = model(images)
-    model.encoder.lowered = True
+    model.encoder.precision = "bfloat16"
     rounded = model(images)
     assert not torch.equal(rounded.attention, exact.attention)
     torch.testing.assert_close(rounded.attention, exact.attention, rtol=0.05, atol=0)
@@ -281,7 +281,7 @@ def test_only_the_backbone_is_rounded_and_not_in_training() -> None:
     for module in (model.encoder, model.encoder.backbone):  # dropout of the transformer aside
         module.training = True
     training = model.encoder.locate(images)[1]
-    model.encoder.lowered = False
+    model.encoder.precision = "float32"
     assert torch.equal(model.encoder.locate(images)[1], training)
 
 

@@ -114,7 +114,7 @@ class Encoder(nn.Module):
     """Algorithm 1: image to object latents.
 
     Attributes:
-        lowered: Whether the backbone computes in bfloat16 outside of training; what follows is in float32 all the same.
+        precision: ``float32``, or ``bfloat16``: of the backbone, outside of training. What follows is in float32.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Encoder(nn.Module):
         self.scale_numbers = scale_numbers
         self.scale_range = scale_range
         self.reference = reference
-        self.lowered = False
+        self.precision = "float32"
 
     def forward(self, images: Tensor) -> tuple[ObjectLatents, Tensor]:
         """images: B x 3 x H x W in [0, 1] -> latents, and attention maps B x K x h x w."""
@@ -165,7 +165,7 @@ class Encoder(nn.Module):
 
     def locate(self, images: Tensor) -> tuple[ObjectLatents, Tensor]:
         """The same before the second look, where there is one: the appearance is the pooled one."""
-        lowered = self.lowered and not self.training
+        lowered = self.precision == "bfloat16" and not self.training
         with torch.autocast(images.device.type, torch.bfloat16) if lowered else nullcontext():
             maps = at_least_float32(self.backbone(images))
         # Near 1, bfloat16 has steps of 1/256: a quarter of a pixel of 128, too coarse for positions.

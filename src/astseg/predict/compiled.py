@@ -174,14 +174,14 @@ def _check(model: AstSeg, batch_size: int) -> None:
 def _lost(see: _See, images: Tensor) -> float:
     """How far the numbers are off for a backbone in bfloat16, relative or absolute; 0 in float32."""
     encoder = see.locating.encoder
-    if not encoder.lowered:
+    if encoder.precision == "float32":
         return 0.0
     rounded = see(images)
-    encoder.lowered = False
+    encoder.precision = "float32"
     try:
         exact = see(images)
     finally:
-        encoder.lowered = True
+        encoder.precision = "bfloat16"
     return max(
         float(((one - other).abs() / (1 + other.abs())).max()) for one, other in zip(rounded, exact, strict=True)
     )

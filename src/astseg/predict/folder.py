@@ -134,6 +134,7 @@ def segment_folder(
         "input": [str(one.absolute()) for one in given],
         "root": str(root.absolute()),
         "kind": "video" if of_videos else "pictures",
+        "precision": segmenter.model.encoder.precision,
     }
     skipped: list[str] = []
     # Threads of their own for each, or a batch would be read only when the results of the one before are written.

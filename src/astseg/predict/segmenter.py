@@ -21,7 +21,7 @@ from astseg.config import PRECISIONS
 from astseg.data.geometry import place
 from astseg.data.inputs import Input, image_from, separate
 from astseg.data.tensors import images_to_tensor
-from astseg.device import is_lowered
+from astseg.device import settled_precision
 from astseg.evaluate import at_once, inference
 from astseg.predict.compiled import CompiledModel
 from astseg.predict.prediction import Prediction, may_own_pixels, predictions_from
@@ -79,7 +79,7 @@ class Segmenter:
             raise UserError(f"precision is '{precision}', choose from {', '.join(PRECISIONS)}")
         path = Path(folder).expanduser()
         model, _ = load_model(path)
-        model.encoder.lowered = is_lowered(precision, chosen)
+        model.encoder.precision = settled_precision(precision, chosen)
         _, about = RunFolder(path).load_config()
         return cls(model.to(chosen), "letterbox" if about.get("fit") == "letterbox" else "squeeze")
 
