@@ -2,8 +2,8 @@
 
 Started one by one from Python, the 600 or so operations of a small model cost more than what they compute, and each
 convolution brings its weights into another order first. Here torch's AOTInductor makes programs of it, whose weights
-are constants, for a given number of pictures: one that sees them (background, backbone, slots) and two that draw them,
-for few objects and for all. What lies between, the regions that slots take their places from, is as without. The
+are constants, for a given number of pictures: one that sees them (background, backbone, slots) and some that draw them,
+for few objects up to all. What lies between, the regions that slots take their places from, is as without. The
 numbers differ by rounding.
 
 Programs hold code, so none is ever read from a run folder. They lie in the user's own cache folder, under a digest of
@@ -80,7 +80,7 @@ class CompiledModel:
             if model.proposals:
                 regions = model.propose(images, background, predicted_error, ObjectLatents(*latents[:4]), latents[4])[2]
                 seen += [regions.box, regions.present, regions.regions]
-            for count in sorted({-(-slots // 2), slots}):
+            for count in sorted({-(-quarters * slots // 4) for quarters in (1, 2, 3, 4)}):
                 self._draw[count] = _program(_Draw(model, count), seen)
 
     def __call__(self, images: Tensor) -> SceneOutput:
@@ -103,7 +103,7 @@ class CompiledModel:
     def _drawn(
         self, images: Tensor, background: Tensor, latents: ObjectLatents, attention: Tensor, regions: Blobs | None
     ) -> SceneOutput:
-        """Drawn by the smaller program that has room for all objects that are on."""
+        """Drawn by the smallest program that has room for all objects that are on."""
         drawn = self._model.renderer.drawn(latents.log_activation)
         most = self._model.encoder.slots if drawn is None else int(drawn.sum(dim=1).max())
         draw = next(program for count, program in self._draw.items() if count >= most)
