@@ -65,12 +65,12 @@ def free_port() -> str:
         return str(one.getsockname()[1])
 
 
-def processes(words: list[str], count: int) -> list["subprocess.Popen[str]"]:
+def processes(words: list[str], count: int, script: str = OFTEN) -> list["subprocess.Popen[str]"]:
     """So many processes, as torchrun would start them."""
     port = free_port()
     return [
         subprocess.Popen(
-            [sys.executable, "-c", OFTEN, *words],
+            [sys.executable, "-c", script, *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -242,6 +242,24 @@ def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ALONE.any(True, False) == (True, False)
     assert list(ALONE.agreed(iter([(3, 4)]))) == [(3, 4)]
     assert ALONE.gathered([1]) == [1]
+
+
+LEFT = """
+import atexit, torch
+from astseg.team import assembled
+
+assembled().wait()
+assert torch.distributed.is_initialized()
+atexit._run_exitfuncs()
+assert not torch.distributed.is_initialized()
+"""
+
+
+def test_the_processes_part_before_the_interpreter_ends() -> None:
+    """Left to the interpreter, the threads of the group now and then abort a process that has done its work."""
+    started = processes([], 2, LEFT)
+    told = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0, 0], told
 
 
 def test_several_without_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ The first process alone writes to the run folder, which all of them must see.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -157,7 +158,10 @@ def assembled() -> Team:
         from accelerate import Accelerator
     except ImportError:
         raise UserError("several processes need accelerate: pip install 'astseg[distributed]'") from None
-    return Together(Accelerator(cpu=not torch.cuda.is_available()))
+    team = Together(Accelerator(cpu=not torch.cuda.is_available()))
+    # Else the threads of the group are torn down with the interpreter, which now and then aborts the process.
+    atexit.register(torch.distributed.destroy_process_group)
+    return team
 
 
 @contextmanager
