@@ -65,12 +65,12 @@ def free_port() -> str:
         return str(one.getsockname()[1])
 
 
-def processes(words: list[str], count: int, script: str = OFTEN) -> list["subprocess.Popen[str]"]:
+def processes(words: list[str], count: int) -> list["subprocess.Popen[str]"]:
     """So many processes, as torchrun would start them."""
     port = free_port()
     return [
         subprocess.Popen(
-            [sys.executable, "-c", script, *words],
+            [sys.executable, "-c", OFTEN, *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -244,22 +244,22 @@ def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ALONE.gathered([1]) == [1]
 
 
-LEFT = """
-import atexit, torch
-from astseg.team import assembled
-
-assembled().wait()
-assert torch.distributed.is_initialized()
-atexit._run_exitfuncs()
-assert not torch.distributed.is_initialized()
-"""
-
-
-def test_the_processes_part_before_the_interpreter_ends() -> None:
-    """Left to the interpreter, the threads of the group now and then abort a process that has done its work."""
-    started = processes([], 2, LEFT)
-    told = [process.communicate(timeout=120) for process in started]
-    assert [process.returncode for process in started] == [0, 0], told
+@pytest.mark.parametrize(("words", "code"), [(["presets"], 0), (["presets", "none"], 2)])
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_one_of_several_ends_at_once(words: list[str], code: int, count: str) -> None:
+    """Its output is whole and its exit code the command's, but nothing is torn down."""
+    script = "import atexit, sys; from astseg import cli; atexit.register(print, 'torn down'); cli.main(sys.argv[1:])"
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "WORLD_SIZE": count},
+    )
+    assert ended.returncode == code
+    assert ("torn down" in ended.stdout) == (count == "1")
+    assert ("clevr-ct" in ended.stdout) == (code == 0)
+    assert ended.stderr.count("\n") == (code == 2)
 
 
 def test_several_without_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,10 @@ Exit codes: 0 done, 2 a mistake of the user, told in one line, 3 done but some f
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from astseg.arguments import CheckData, Prepare, Presets, parse
 from astseg.complaints import one_line, parsed, unforeseen
@@ -22,7 +24,15 @@ __all__ = ["main", "run"]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code."""
     keep_heap()
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # The threads that processes talk by outlive the command. Torn down with the interpreter, they now and then
+        # abort a process that has done its work, and torchrun takes that for a failed run.
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

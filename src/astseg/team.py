@@ -7,7 +7,6 @@ The first process alone writes to the run folder, which all of them must see.
 
 from __future__ import annotations
 
-import atexit
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -158,10 +157,7 @@ def assembled() -> Team:
         from accelerate import Accelerator
     except ImportError:
         raise UserError("several processes need accelerate: pip install 'astseg[distributed]'") from None
-    team = Together(Accelerator(cpu=not torch.cuda.is_available()))
-    # Else the threads of the group are torn down with the interpreter, which now and then aborts the process.
-    atexit.register(torch.distributed.destroy_process_group)
-    return team
+    return Together(Accelerator(cpu=not torch.cuda.is_available()))
 
 
 @contextmanager
