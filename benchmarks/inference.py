@@ -135,7 +135,7 @@ def pictures(options: argparse.Namespace, batch: int, size: tuple[int, int]) -> 
 def forwards(
     model: AstSeg, images: Tensor, *, proposals: bool, compiled: bool = False
 ) -> dict[str, Callable[[], Tensor]]:
-    """Ways from images to labels B x H x W; each switches the model's proposals on or off for itself."""
+    """Ways from images to labels B x H x W; each sets the model's proposals and precision for itself."""
 
     def as_in_training() -> Tensor:
         model.proposals, model.encoder.precision = False, "float32"

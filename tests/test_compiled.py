@@ -172,7 +172,7 @@ def test_a_segmenter_cuts_batches(monkeypatch: pytest.MonkeyPatch) -> None:
         return forward(self, images)
 
     monkeypatch.setattr(CompiledModel, "__call__", counted)
-    monkeypatch.setattr(evaluate, "PIXELS_AT_ONCE", 4 * 20 * 28 / torch.get_num_threads())  # of 10, the model takes 4
+    monkeypatch.setattr(evaluate, "PIXELS_AT_ONCE", 4.5 * 20 * 28 / torch.get_num_threads())  # of 10, the model takes 4
     segmenter = Segmenter(spread(LIKE_SMALL).eval())
     images = (pictures(12).permute(0, 2, 3, 1) * 255).byte().numpy()
     without = segmenter.predict(images)

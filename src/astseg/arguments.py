@@ -170,7 +170,7 @@ class Evaluate(Taken):
     """Whether slots take their places from regions that differ from the background; False: where the encoder looks, as
     published; by default as the run has it."""
     precision: Precision = "float32"
-    """Of the backbone: bfloat16 takes half the time where the device is quick in it; auto: bfloat16 there."""
+    """Of the backbone: bfloat16 takes less time where the device has units for it; auto: bfloat16 there."""
     batch_size: int = 64
     """Images at a time, at most."""
 
@@ -244,7 +244,7 @@ class Segment:
     frames: int | None = None
     """Videos: at most so many frames of each."""
     precision: Precision = "float32"
-    """Of the backbone: bfloat16 takes half the time where the device is quick in it, and changes few labels; auto:
+    """Of the backbone: bfloat16 takes less time where the device has units for it, and changes few labels; auto:
     bfloat16 there."""
     batch_size: int = 32
     """Images at a time, at most."""

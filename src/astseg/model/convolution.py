@@ -2,7 +2,8 @@
 
 In bfloat16 torch's CPU kernels are slow at two things that small networks on small images spend much of a step on: the
 gradient of the weights of a convolution over maps of few cells (all of the time goes into rearranging weights), and
-GroupNorm with few channels a group. The layers here go around both. Their numbers are torch's but for rounding.
+GroupNorm with few channels a group; in any precision, at transposed convolutions to few channels. The layers here go
+around these. Their numbers are torch's but for rounding.
 """
 
 from __future__ import annotations

@@ -150,8 +150,8 @@ class _Draw(nn.Module):
     ) -> tuple[Tensor, ...]:
         """What :class:`_See` gives, and regions -> appearance, weights, reconstruction, perhaps posterior."""
         latents = ObjectLatents(position, scale, log_activation, appearance)
-        behind = Blobs(*regions) if regions else None
-        output = self.model.draw(images, background, latents, attention, behind, layers=False, most=self.count)
+        blobs = Blobs(*regions) if regions else None
+        output = self.model.draw(images, background, latents, attention, blobs, layers=False, most=self.count)
         posterior = [] if output.posterior is None else [output.posterior]
         return output.latents.appearance, output.weights, output.reconstruction, *posterior
 

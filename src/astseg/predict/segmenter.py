@@ -69,7 +69,7 @@ class Segmenter:
             folder: The folder.
             device: Where to run, such as ``cpu`` or ``cuda:1``; None: the best there is.
             precision: Of the backbone: ``float32``, ``bfloat16``, which changes few labels (docs/results.md) and takes
-                half the time where the device is quick in it, or ``auto``: that, where it is.
+                less time where the device is quick in it, or ``auto``: that, where it is.
 
         Raises:
             UserError: No run folder, broken or missing weights, a device that is not there, another precision.
