@@ -23,22 +23,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from astseg.checkpoint import RunFolder
 from astseg.config import Config, override
+from astseg.config.device import default_device
 from astseg.data import load_scenes
-from astseg.device import default_device
-from astseg.evaluate import evaluate
+from astseg.evaluation.evaluate import evaluate
+from astseg.model.astseg import AstSeg, build
 from astseg.model.background import BackgroundModel
-from astseg.model.scene import AstSeg, build
-from astseg.progress import Reporter
-from astseg.train import train_background, train_objects
+from astseg.runs.folder import RunFolder
+from astseg.training.logging import Reporter
+from astseg.training.loop import train_background, train_objects
 from astseg.types import SceneArrays
 from curves import learning_curves
 
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "CT, small CNN, residual": {},
     "CT, small CNN, paper refinement": {"model": {"refinement": "paper"}},
-    "BT, small CNN, residual": {"objects": {"scenario": "baseline", "guided_steps": 0, "guidance": 0.0}},
+    "BT, small CNN, residual": {
+        "objects": {"scenario": "baseline", "pseudo_label_steps": 0, "pseudo_label_weight": 0.0}
+    },
     "CT, Segformer-B0, residual": {"model": {"backbone": "segformer-b0"}},
     "CT, U-Net, residual": {"model": {"backbone": "unet"}},
 }
@@ -85,7 +87,7 @@ def reduced(plan: Plan) -> Config:
                 "transformer_feedforward": 256,
                 "dropout": 0.0,
                 "background_width": "small",
-                "background_form": "template",
+                "background_form": "fixed",
             },
             "background": {
                 "steps": plan.background_steps,
@@ -101,9 +103,9 @@ def reduced(plan: Plan) -> Config:
                 "warmup": plan.steps // 10,
                 "decay": "cosine",
                 "entropy_ramp": plan.steps // 2,
-                "guided_steps": plan.steps // 3 if plan.guidance else 0,
-                "guidance": plan.guidance,
-                "guidance_steps": 2 * plan.steps,
+                "pseudo_label_steps": plan.steps // 3 if plan.guidance else 0,
+                "pseudo_label_weight": plan.pseudo_label_weight,
+                "pseudo_label_decay": 2 * plan.steps,
                 "precision": precision,
             },
         },
@@ -208,7 +210,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         load_scenes(options.data, size=options.size, selection=selection, max_label=options.slots)
         for selection in (options.train, options.test)
     )
-    plan = Plan(train, test, options.slots, options.steps, options.background_steps, options.points, options.guidance)
+    plan = Plan(
+        train, test, options.slots, options.steps, options.background_steps, options.points, options.pseudo_label_weight
+    )
     results = run_all(plan, out=options.out, seeds=options.seeds)
     (options.out / "table.md").write_text(table(results) + "\n")
     curves = {name: [result["curve"] for result in results if result["variant"] == name] for name in VARIANTS}

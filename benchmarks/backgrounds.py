@@ -19,15 +19,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from astseg import schedule
-from astseg.batches import Batches
 from astseg.data import load_scenes
-from astseg.data.synthetic import FAMILIES, render_scenes
-from astseg.data.tensors import images_to_tensor
-from astseg.guidance import find_regions
-from astseg.losses import background_loss
-from astseg.metrics import segmentation_metrics
+from astseg.data.arrays import images_to_tensor
+from astseg.data.synthetic.generate import FAMILIES, render_scenes
+from astseg.discovery.background_subtraction import find_components
+from astseg.evaluation.metrics import segmentation_metrics
 from astseg.model.background import BackgroundModel
+from astseg.training import schedule
+from astseg.training.batches import Batches
+from astseg.training.losses import background_loss
 from astseg.types import SceneArrays
 
 RATE, BETA = 2e-3, 6.0
@@ -47,8 +47,8 @@ RECIPES = {
     "published, complex": Recipe("complex", "paper", 128, (0.0, 0.0), half=False),
     "published, simple": Recipe("simple", "paper", 128, (0.0, 0.0), half=False),
     "small, paper": Recipe("small", "paper", 32, (0.5, 0.8), half=True),
-    "small, template": Recipe("small", "template", 32, (0.5, 0.8), half=True),
-    "small, palette": Recipe("small", "palette", 32, (0.5, 0.8), half=True),
+    "small, template": Recipe("small", "fixed", 32, (0.5, 0.8), half=True),
+    "small, palette": Recipe("small", "varying", 32, (0.5, 0.8), half=True),
 }
 
 
@@ -70,7 +70,7 @@ def regions_found(model: BackgroundModel, test: SceneArrays) -> dict[str, float]
     """ARI-FG and mIoU of the regions that differ from the background."""
     assert test.labels is not None
     images, labels = images_to_tensor(test.images), torch.from_numpy(test.labels).long()
-    found = torch.cat([find_regions(part, *model(part), limit=REGIONS).regions for part in images.split(50)]).long()
+    found = torch.cat([find_components(part, *model(part), limit=REGIONS).regions for part in images.split(50)]).long()
     figures = segmentation_metrics(labels, found)
     return {name: round(float(figures[name].mean()), 4) for name in ("ari_fg", "miou")}
 

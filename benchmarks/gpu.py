@@ -22,7 +22,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from astseg.ops import attention_pool
+from astseg.model.ops import attention_pool
 from measuring import machine, peak_memory, print_table, timed
 from step import made, our_loss, paper_loss
 

@@ -6,7 +6,7 @@
 ``as in training`` is the forward of a training step as the algorithms have it: every object drawn on the whole image,
 in float32, with what the way back needs. ``ours`` is what is run where only labels are asked for: no gradients,
 nothing drawn for objects that are off, an object drawn where it lies, a batch in as many parts as suit the processor's
-caches; ``compiled`` programs made ahead of time for the processor (:mod:`astseg.predict.compiled`); ``bfloat16`` either
+caches; ``compiled`` programs made ahead of time for the processor (:mod:`astseg.inference.compiled`); ``bfloat16`` either
 with its backbone in that. The ways are timed in turn, round by round. With run folders their trained models are
 measured, and the share of pixels whose label is another than in float32 without programs; otherwise models with fresh
 weights, some of whose objects (``--on``) are near enough to the background's activation to be drawn, and whose labels
@@ -25,14 +25,14 @@ from statistics import median, quantiles
 from typing import Any
 
 import torch
+from astseg.inference.compiled import CompiledModel
 from torch import Tensor, nn
 
-from astseg.checkpoint import load_model
 from astseg.config import override
-from astseg.evaluate import at_once, inference
-from astseg.model.scene import AstSeg, build
-from astseg.predict.compiled import CompiledModel
-from astseg.presets import preset
+from astseg.config.presets import preset
+from astseg.inference.pipeline import at_once, inference
+from astseg.model.astseg import AstSeg, build
+from astseg.runs.folder import load_model
 from measuring import machine, print_table, timed
 
 BACKBONES = ("cnn", "unet", "segformer-b0")
@@ -127,7 +127,7 @@ def pictures(options: argparse.Namespace, batch: int, size: tuple[int, int]) -> 
     if options.images is None:
         return torch.rand(batch, 3, *size)
     from astseg.data import load_scenes
-    from astseg.data.tensors import images_to_tensor
+    from astseg.data.arrays import images_to_tensor
 
     return images_to_tensor(load_scenes(options.images, selection=f":{batch}", size=size).images)
 
@@ -139,7 +139,7 @@ def forwards(
 
     def as_in_training() -> Tensor:
         model.proposals, model.encoder.precision = False, "float32"
-        labels: Tensor = model(images).ownership.argmax(dim=1)
+        labels: Tensor = model(images).responsibilities.argmax(dim=1)
         return labels
 
     together = at_once(model, len(images))
@@ -151,7 +151,7 @@ def forwards(
                 runs(part) if runs and len(part) == together else model(part, layers=False)
                 for part in images.split(together)
             ]
-            return torch.cat([output.ownership.max(dim=1).indices for output in outputs])
+            return torch.cat([output.responsibilities.max(dim=1).indices for output in outputs])
 
     ways: dict[str, Callable[[], Tensor]] = {"as in training": as_in_training}
     for proposing, precision in itertools.product([False, True] if proposals else [False], ["float32", "bfloat16"]):

@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from astseg import schedule, train
-from astseg.batches import Batches
+from astseg.config.presets import preset
 from astseg.data import load_scenes
 from astseg.data.cache import prepare
-from astseg.data.records import Record, RecordFile
-from astseg.data.tfrecord import TFRecordSource, scene_from
-from astseg.model.scene import build
-from astseg.presets import preset
+from astseg.data.sources.records import Record, RecordFile
+from astseg.data.sources.tfrecord import TFRecordSource, scene_from
+from astseg.model.astseg import build
+from astseg.training import loop, schedule
+from astseg.training.batches import Batches
 
 CPU = torch.device("cpu")
 BATCH = 64
@@ -86,7 +86,7 @@ def made_up_records(folder: Path) -> Path:
     """Twelve records of CLEVR's size, in the form in which TensorFlow writes them."""
     import gzip
 
-    from astseg.data.records import masked_crc32c
+    from astseg.data.sources.records import masked_crc32c
 
     generator = np.random.default_rng(0)
     data = b""
@@ -189,7 +189,7 @@ def step_times(cache: Path, steps: int) -> tuple[float, float]:
         images = fixed if number is None else source.draw(number)[0]
         with torch.autocast("cpu", torch.bfloat16):
             output = model(images)
-        losses = train.object_losses(model, output, images, config.objects, blobs=None, position=0)
+        losses = loop.object_losses(model, output, images, config.objects, components=None, position=0)
         weight = schedule.entropy_weight(1000, weight=config.objects.entropy_weight, ramp=config.objects.entropy_ramp)
         optimizer.zero_grad(set_to_none=True)
         (losses["reconstruction"] + weight * losses["pixel_entropy"]).backward()

@@ -68,11 +68,11 @@ def train_on_cache(folder: Path, steps: int) -> None:
     """What ``astseg train`` does, shortened: all phases, guidance included."""
     import torch
 
-    from astseg.checkpoint import RunFolder
+    from astseg.config.presets import preset
     from astseg.data import fingerprint, load_scenes
-    from astseg.presets import preset
-    from astseg.progress import Reporter
-    from astseg.train import train
+    from astseg.runs.folder import RunFolder
+    from astseg.training.logging import Reporter
+    from astseg.training.loop import train
 
     torch.set_num_threads(1)
     scenes = load_scenes(folder / "cache", size=SIDE, memory=0)

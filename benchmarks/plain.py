@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from astseg.model.astseg import AstSeg
+from astseg.model.backbones.segformer import Segformer
 from astseg.model.encoder import split_latents
-from astseg.model.scene import AstSeg
-from astseg.model.segformer import Segformer
-from astseg.ops import at_least_float32
+from astseg.model.ops import at_least_float32
 
 __all__ = ["plain_losses", "plain_scene"]
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from astseg.config import Config
-from astseg.losses import background_loss, pixel_entropy_loss, reconstruction_loss
-from astseg.model.scene import AstSeg, build
-from astseg.presets import PRESETS, preset
+from astseg.config.presets import PRESETS, preset
+from astseg.model.astseg import AstSeg, build
+from astseg.training.losses import background_loss, pixel_entropy_loss, reconstruction_loss
 
 LOGGED = {"background": 500_000 / 2.1, "objects": 125_000 / 2.8}
 """Seconds that the authors' logs show for clevrtex-ct: 2.1 and 2.8 steps a second."""

@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from astseg.data.synthetic import render_scenes
-from astseg.predict import Segmenter, segment_folder
+from astseg.data.synthetic.generate import render_scenes
+from astseg.inference.segmenter import Segmenter
+from astseg.inference.writers.run import segment_folder
 from measuring import in_a_process_of_its_own, machine, print_table
 
 SIZES = ((64, 64), (240, 320), (768, 1024))

@@ -5,7 +5,7 @@
 
 Images and backgrounds are random numbers and the background is given, as in phase 2 of the curriculum. The plain step
 (``plain.py``) uses the same weights; before anything is timed, both must give the same result and the same gradients.
-On a GPU ``replayed`` is ours as training runs it there, recorded as CUDA graphs (:mod:`astseg.replay`).
+On a GPU ``replayed`` is ours as training runs it there, recorded as CUDA graphs (:mod:`astseg.training.cuda_graphs`).
 Each variant runs in a process of its own; with ``--clock cpu`` the processor time of that process counts, which on a
 core shared with other work is what the time would be without it. With ``--keep-heap`` memory is kept from step to step
 (:mod:`astseg.heap`), in the plain steps too; the column MB, what a step needs beyond that, then says nothing.
@@ -22,13 +22,13 @@ from statistics import median
 from typing import Any
 
 import torch
+from astseg.heap import keep_heap
 from torch import Tensor
 
 from astseg.config import ModelConfig
-from astseg.heap import keep_heap
-from astseg.losses import pixel_entropy_loss, reconstruction_loss
-from astseg.model.scene import AstSeg, build
-from astseg.replay import Replayed, Scene
+from astseg.model.astseg import AstSeg, build
+from astseg.training.cuda_graphs import Replayed, Scene
+from astseg.training.losses import pixel_entropy_loss, reconstruction_loss
 from astseg.types import SceneOutput
 from measuring import in_a_process_of_its_own, machine, peak_memory, print_table, timed
 from plain import plain_losses, plain_scene

@@ -21,15 +21,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from astseg.checkpoint import RunFolder
 from astseg.config import Config, override
+from astseg.config.presets import preset
 from astseg.data import load_scenes
-from astseg.data.synthetic import FAMILIES, render_scenes
-from astseg.evaluate import evaluate
-from astseg.model.scene import AstSeg
-from astseg.presets import preset
-from astseg.progress import Reporter
-from astseg.train import train
+from astseg.data.synthetic.generate import FAMILIES, render_scenes
+from astseg.evaluation.evaluate import evaluate
+from astseg.model.astseg import AstSeg
+from astseg.runs.folder import RunFolder
+from astseg.training.logging import Reporter
+from astseg.training.loop import train
 from astseg.types import SceneArrays
 from curves import learning_curves
 from measuring import machine
@@ -37,18 +37,18 @@ from measuring import machine
 PUBLISHED = {
     "model": {
         "slots": 6,
-        "look": 0,
+        "glimpse_crop": 0,
         "refinement": "paper",
         "glimpse_width": 1,
         "background_form": "paper",
-        "faint": 0.0,
-        "colour_noise": 0.0,
+        "pruning_margin": 0.0,
+        "colour_std": 0.0,
         "proposals": False,
     },
     "background": {"ramp": [0.0, 0.0]},
     "objects": {
-        "guided_steps": 0,
-        "guidance": 0.0,
+        "pseudo_label_steps": 0,
+        "pseudo_label_weight": 0.0,
         "parsimony_weight": 0.0,
         "decay": "step",
         "learning_rate": 3e-4,
@@ -60,14 +60,17 @@ PUBLISHED = {
 
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "small": {},
-    "palette": {"model": {"background_form": "palette"}},
-    "faint objects drawn": {"model": {"faint": 0.0}},
-    "without guided steps": {"model": {"proposals": False}, "objects": {"guided_steps": 0}},
-    "without a second look": {"model": {"look": 0, "proposals": False}},
+    "varying": {"model": {"background_form": "varying"}},
+    "faint objects drawn": {"model": {"pruning_margin": 0.0}},
+    "without guided steps": {"model": {"proposals": False}, "objects": {"pseudo_label_steps": 0}},
+    "without a second look": {"model": {"glimpse_crop": 0, "proposals": False}},
     "without proposals": {"model": {"proposals": False}},
     "six slots": {"model": {"slots": 6}},
     "without parsimony": {"model": {"proposals": False}, "objects": {"parsimony_weight": 0.0}},
-    "without any guidance": {"model": {"proposals": False}, "objects": {"guided_steps": 0, "guidance": 0.0}},
+    "without any guidance": {
+        "model": {"proposals": False},
+        "objects": {"pseudo_label_steps": 0, "pseudo_label_weight": 0.0},
+    },
     "paper": PUBLISHED,
 }
 """What each changes of the preset ``small``. What teaches the encoder is left out together with proposals, which would

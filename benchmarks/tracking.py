@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from astseg.data.synthetic_video import render_video
-from astseg.predict import ObjectPrediction, Segmenter
-from astseg.predict.tracking import Tracker
+from astseg.data.synthetic.video import render_video
+from astseg.inference.prediction import ObjectPrediction
+from astseg.inference.segmenter import Segmenter
+from astseg.inference.tracking import Tracker
 from measuring import machine, print_table
 
 Matches = list[dict[int, int]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from astseg import Segmenter
-from astseg.predict import Prediction
+from astseg.inference.prediction import Prediction
 
 
 def main(run: str, picture: str) -> Prediction:

@@ -11,11 +11,11 @@ import torch
 
 from astseg import build
 from astseg.config import ModelConfig
-from astseg.data.synthetic import render_scenes
-from astseg.data.tensors import images_to_tensor
-from astseg.losses import background_loss, pixel_entropy_loss, reconstruction_loss
-from astseg.presets import preset
-from astseg.schedule import background_beta
+from astseg.config.presets import preset
+from astseg.data.arrays import images_to_tensor
+from astseg.data.synthetic.generate import render_scenes
+from astseg.training.losses import background_loss, pixel_entropy_loss, reconstruction_loss
+from astseg.training.schedule import background_beta
 
 
 def main(config: ModelConfig, *, scenes: int = 400, background_steps: int = 100, object_steps: int = 10) -> list[float]:

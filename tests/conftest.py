@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from astseg.checkpoint import RunFolder
 from astseg.config import Config, ModelConfig
-from astseg.model.scene import build
+from astseg.model.astseg import build
+from astseg.runs.folder import RunFolder
 
 NamedTensors = Iterable[tuple[str, Tensor]]
 

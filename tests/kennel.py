@@ -13,12 +13,14 @@ import sys
 # Loaded before the fork; an optimiser would otherwise load the last of them, which takes seconds.
 import torch._dynamo  # noqa: F401
 
-from astseg import cli, commands, progress, train  # noqa: F401
+from astseg.cli import commands  # noqa: F401
+from astseg.cli import main as cli
+from astseg.training import logging, loop  # noqa: F401
 
 
 def main() -> None:
-    train.SAVE_SECONDS = -1.0
-    progress.LOG_EVERY = 2
+    loop.SAVE_SECONDS = -1.0
+    logging.LOG_EVERY = 2
     for line in sys.stdin:
         words = json.loads(line)
         child = os.fork()

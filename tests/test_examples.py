@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from astseg.arguments import parse
-from astseg.checkpoint import RunFolder
+from astseg.cli.arguments import parse
 from astseg.config import Config, ModelConfig
-from astseg.model.scene import build
+from astseg.model.astseg import build
+from astseg.runs.folder import RunFolder
 from tiny import MODEL
 
 ROOT = Path(__file__).parent.parent

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from astseg import cli
-from astseg.presets import PRESETS, preset
+from astseg.cli import main
+from astseg.config.presets import PRESETS, preset
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "scripts" / "reproduce.sh"
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="there is n
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reproduce")
-    assert cli.run(f"scenes {folder}/desk --count 20 --size 32 --seed 5 --processes 1".split()) == 0
+    assert main.run(f"scenes {folder}/desk --count 20 --size 32 --seed 5 --processes 1".split()) == 0
     (folder / "tiny.json").write_text(json.dumps(SETTINGS))
     return folder
 

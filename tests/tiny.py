@@ -20,7 +20,7 @@ MODEL = ModelConfig(
     transformer_layers=1,
     transformer_feedforward=12,
     background_width="small",
-    background_form="template",
+    background_form="fixed",
 )
 
 PAPER_FORM = Config(

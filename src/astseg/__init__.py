@@ -12,16 +12,16 @@ __version__ = "0.1.0"
 __all__ = ["AstSeg", "Segmenter", "UserError", "__version__", "build"]
 
 if TYPE_CHECKING:
-    from astseg.model.scene import AstSeg, build
-    from astseg.predict import Segmenter
-    from astseg.types import UserError
+    from astseg.errors import UserError
+    from astseg.inference.segmenter import Segmenter
+    from astseg.model.astseg import AstSeg, build
 else:
     # Hidden from type checkers: they would take a module with `__getattr__` to have every name there is.
     _HOMES = {
-        "AstSeg": "astseg.model.scene",
-        "Segmenter": "astseg.predict",
-        "UserError": "astseg.types",
-        "build": "astseg.model.scene",
+        "AstSeg": "astseg.model.astseg",
+        "Segmenter": "astseg.inference.segmenter",
+        "UserError": "astseg.errors",
+        "build": "astseg.model.astseg",
     }
 
     def __getattr__(name):

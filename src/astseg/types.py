@@ -18,11 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Images", "ObjectLatents", "SceneArrays", "SceneOutput", "UserError"]
-
-
-class UserError(Exception):
-    """A mistake of the user, told in one line: what was got, what was expected, what to do about it."""
+__all__ = ["Images", "ObjectLatents", "SceneArrays", "SceneOutput"]
 
 
 class Images(Protocol):
@@ -90,10 +86,10 @@ class SceneOutput:
         masks: B x K x H x W in [0, 1], each object's own mask before occlusion; None without layers.
         weights: B x L x H x W, layer weights that sum to one, 0 = background.
         reconstruction: B x 3 x H x W in [0, 1].
-        posterior: B x L x H x W, what pixels belong to by their colours as well (:mod:`astseg.model.ownership`); None
+        posterior: B x L x H x W, what pixels belong to by their colours as well (:mod:`astseg.inference.mask_posterior`); None
             where the weights alone decide.
-        overlooked: B x K, bool, which objects the encoder overlooked and proposals placed; others they moved, and gave
-            them the attention that fits (:mod:`astseg.model.proposals`). None where the encoder alone decides.
+        missed: B x K, bool, which objects the encoder missed and proposals placed; others they moved, and gave
+            them the attention that fits (:mod:`astseg.inference.proposals`). None where the encoder alone decides.
     """
 
     latents: ObjectLatents
@@ -104,9 +100,9 @@ class SceneOutput:
     weights: Tensor
     reconstruction: Tensor
     posterior: Tensor | None = None
-    overlooked: Tensor | None = None
+    missed: Tensor | None = None
 
     @property
-    def ownership(self) -> Tensor:
+    def responsibilities(self) -> Tensor:
         """B x L x H x W, sums to one over the layers; a pixel belongs to the largest, 0 = background."""
         return self.weights if self.posterior is None else self.posterior

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from astseg.config import AugmentConfig, to_dict
+from astseg.config.presets import PRESETS, preset
 from astseg.data import load_scenes
 from astseg.data.augment import variant
-from astseg.data.geometry import place
-from astseg.presets import PRESETS, preset
-from astseg.types import UserError
+from astseg.data.resize import place
+from astseg.errors import UserError
 
 STILL = AugmentConfig(copies=4, flip=False, zoom=0, shift=0, light=0, colour=0)
 GENERATOR = np.random.default_rng(2)
@@ -55,7 +55,7 @@ def test_masks_go_along() -> None:
     image = np.repeat(labels[..., None] * np.uint8(200), 3, axis=2)
     config = AugmentConfig(copies=2, light=0, colour=0, zoom=0.4, shift=0.2)
     for fit in ("crop", "letterbox"):
-        where = place((90, 120), (45, 45), fit=fit)
+        where = place((90, 120), (45, 45), resize=fit)
         areas = set()
         for seed in range(20):
             framed, mask = variant(image, labels, where, config, np.random.default_rng(seed))
@@ -68,7 +68,7 @@ def test_masks_go_along() -> None:
 def test_half_of_the_variants_are_mirrored_and_bars_stay_black() -> None:
     image = np.zeros((20, 40, 3), np.uint8)
     image[:, :20] = 200
-    where = place((20, 40), (28, 28), fit="letterbox")
+    where = place((20, 40), (28, 28), resize="letterbox")
     config = AugmentConfig(copies=2, zoom=0, shift=0, light=0.3, colour=0.2)
     mirrored = 0
     for seed in range(60):

@@ -12,9 +12,9 @@ import pytest
 
 from astseg.data import cache, fingerprint, load_scenes, open_source, select, source_hash
 from astseg.data.cache import prepare
-from astseg.data.cached import CachedSource, StoredArray, ranges, unrolled
-from astseg.data.sources import Reading
-from astseg.types import UserError
+from astseg.data.open import Reading
+from astseg.data.sources.cached import CachedSource, StoredArray, ranges, unrolled
+from astseg.errors import UserError
 
 HEIGHT, WIDTH, COUNT = 20, 28, 23
 GENERATOR = np.random.default_rng(4)
@@ -69,7 +69,7 @@ def test_the_manifest_tells_what_was_done(archive: Path, tmp_path: Path) -> None
     prepare(archive, tmp_path / "cache", size=SIZE, crop=0.5, selection="3:20")
     manifest = json.loads((tmp_path / "cache" / "manifest.json").read_text())
     assert manifest["count"] == 17 and manifest["source"]["path"] == str(archive.resolve())
-    assert manifest["preprocessing"] == {"size": [12, 16], "fit": "crop", "crop": 0.5}
+    assert manifest["preprocessing"] == {"size": [12, 16], "resize": "crop", "crop": 0.5}
     assert manifest["source"]["selection"] == "3:20" and manifest["source"]["indices"] == [[3, 20, 1]]
     assert all(len(digest) == 64 for shard in manifest["shards"] for digest in shard["sha256"].values())
     np.testing.assert_array_equal(
@@ -139,7 +139,7 @@ def test_the_same_call_again_does_nothing_and_another_is_refused(archive: Path, 
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     assert len(prepare(archive, out, size=SIZE)) == COUNT
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
-    for options in ({"size": (12, 18)}, {"selection": ":3"}, {"fit": "letterbox"}, {"crop": 0.5}):
+    for options in ({"size": (12, 18)}, {"selection": ":3"}, {"resize": "letterbox"}, {"crop": 0.5}):
         with pytest.raises(UserError, match="holds a cache with other"):
             prepare(archive, out, **{"size": SIZE, **options})  # type: ignore[arg-type]
     with pytest.raises(UserError, match="holds something else than a cache"):

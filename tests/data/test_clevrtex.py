@@ -8,7 +8,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from astseg.data import load_scenes, open_source, select
-from astseg.types import UserError
+from astseg.errors import UserError
 
 HEIGHT, WIDTH = 20, 28
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from astseg.config import AugmentConfig
 from astseg.data import load_scenes, open_source
-from astseg.data.folder import _natural
-from astseg.types import UserError
+from astseg.data.sources.folder import _natural
+from astseg.errors import UserError
 
 
 def write(path: Path, level: int, *, height: int = 20, width: int = 28) -> None:

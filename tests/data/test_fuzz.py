@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from astseg.data import open_source
-from astseg.data.example import BrokenExampleError, byte_list, features
-from astseg.data.labels import compact_labels, renumbered
-from astseg.data.pictures import read_label_numbers, read_labels
-from astseg.data.records import RecordFile
-from astseg.data.shapestacks import read_map
-from astseg.types import UserError
+from astseg.data.formats.labels import compact_labels, renumbered
+from astseg.data.formats.pictures import read_label_numbers, read_labels
+from astseg.data.sources.example import BrokenExampleError, byte_list, features
+from astseg.data.sources.records import RecordFile
+from astseg.data.sources.shapestacks import read_map
+from astseg.errors import UserError
 
 SLACK = 2**20
 """Bytes that Python and its buffers may take whatever the file."""
@@ -120,7 +120,7 @@ def test_framing_of_any_bytes(data: bytes) -> None:
 
 
 def test_a_record_that_claims_to_be_huge_takes_no_memory(tmp_path: Path, write_records: Any) -> None:
-    from astseg.data.records import masked_crc32c
+    from astseg.data.sources.records import masked_crc32c
 
     for claimed in (2**40, 2**26):
         length = claimed.to_bytes(8, "little")
@@ -141,7 +141,7 @@ def test_a_record_that_claims_to_be_huge_takes_no_memory(tmp_path: Path, write_r
 def mask_file(form: str) -> bytes:
     labels = np.random.default_rng(0).integers(0, 7, (20, 28)).astype(np.uint8)
     image = {
-        "palette": Image.fromarray(labels).convert("P"),
+        "varying": Image.fromarray(labels).convert("P"),
         "grey": Image.fromarray(labels),
         "deep": Image.fromarray(labels.astype(np.uint16) * 900),
         "map": Image.fromarray(np.dstack([labels * 32] * 3)),
@@ -152,7 +152,7 @@ def mask_file(form: str) -> bytes:
 
 
 @MANY
-@given(form=st.sampled_from(["palette", "grey", "deep", "map"]), edits=EDITS, cut=st.sampled_from([1.0, 1.0, 0.7, 0.1]))
+@given(form=st.sampled_from(["varying", "grey", "deep", "map"]), edits=EDITS, cut=st.sampled_from([1.0, 1.0, 0.7, 0.1]))
 def test_damaged_mask_files(form: str, edits: list[tuple[float, int]], cut: float) -> None:
     data = damaged(mask_file(form), edits, cut)
     with tempfile.TemporaryDirectory() as folder:

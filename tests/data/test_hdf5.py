@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from astseg.data import load_scenes, open_source, select
-from astseg.types import UserError
+from astseg.errors import UserError
 
 GENERATOR = np.random.default_rng(1)
 IMAGES = GENERATOR.integers(0, 256, (5, 20, 28, 3)).astype(np.uint8)

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from astseg.data.inputs import image_from, separate
-from astseg.types import UserError
+from astseg.errors import UserError
 
 RGB = np.random.default_rng(3).integers(0, 256, (37, 53, 3), dtype=np.uint8)
 GREY = RGB[:, :, 0]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from astseg.data import load_scenes, open_source
-from astseg.data.npz import compact_labels
-from astseg.types import UserError
+from astseg.data.sources.npz import compact_labels
+from astseg.errors import UserError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 6, 9, 3)).astype(np.uint8)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from astseg.data.pictures import read_labels, read_rgb
-from astseg.types import UserError
+from astseg.data.formats.pictures import read_labels, read_rgb
+from astseg.errors import UserError
 
 HEIGHT, WIDTH = 5, 7
 
@@ -91,7 +91,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, turns: in
     np.testing.assert_array_equal(read_rgb(tmp_path / "a.png", "a", upright=False), ramp(3))
 
 
-@pytest.mark.parametrize("colour_type", [0, 3], ids=["grey", "palette"])
+@pytest.mark.parametrize("colour_type", [0, 3], ids=["grey", "varying"])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_masks_of_every_depth_give_their_labels(tmp_path: Path, bits: int, colour_type: int) -> None:
     labels = np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % min(2**bits, 11)

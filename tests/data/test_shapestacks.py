@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from astseg.data import load_scenes, open_source, select
-from astseg.data.shapestacks import ShapeStacksSource
-from astseg.data.sources import Reading
-from astseg.types import UserError
+from astseg.data.open import Reading
+from astseg.data.sources.shapestacks import ShapeStacksSource
+from astseg.errors import UserError
 
 HEIGHT, WIDTH = 24, 28
 SCENARIOS = ("env_ccs-easy-h=2-vcom=1-vpsf=0-v=1", "env_blocks-hard-h=3-vcom=0-vpsf=1-v=2")

@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 
 import astseg
-from astseg.data.synthetic import FAMILIES, render_scene, render_scenes, write_scenes
-from astseg.data.synthetic_exact import RandomStream, hue_colour, lattice_noise, square_wave
-from astseg.data.synthetic_paint import outline, paint
-from astseg.data.synthetic_shapes import SHAPES, PlacedObject, Raster, hidden_shares
-from astseg.types import SceneArrays, UserError
+from astseg.data.synthetic.exact import RandomStream, hue_colour, lattice_noise, square_wave
+from astseg.data.synthetic.generate import FAMILIES, render_scene, render_scenes, write_scenes
+from astseg.data.synthetic.paint import outline, paint
+from astseg.data.synthetic.shapes import SHAPES, PlacedObject, Raster, hidden_shares
+from astseg.errors import UserError
+from astseg.types import SceneArrays
 
 # SHA-256 of image, labels and background bytes of one scene. They may change only together with a line in the changelog
 # that says that made-up scenes differ from those of earlier versions.
@@ -208,7 +209,7 @@ def test_a_script_without_main_guard_may_use_processes(tmp_path):
         pytest.skip("elsewhere Python itself needs the guard")
     script = tmp_path / "script.py"
     script.write_text(
-        "from astseg.data.synthetic import render_scenes\n"
+        "from astseg.data.synthetic.generate import render_scenes\n"
         "print(len(render_scenes('desk', seed=0, count=101, size=16, processes=2)))\n"
     )
     paths = os.pathsep.join([str(Path(astseg.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from astseg.data.synthetic_video import render_video
-from astseg.types import UserError
+from astseg.data.synthetic.video import render_video
+from astseg.errors import UserError
 
 H, W = 40, 56
 

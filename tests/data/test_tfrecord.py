@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from astseg.config.presets import preset
 from astseg.data import load_scenes, open_source
-from astseg.data.records import RecordFile, masked_crc32c
-from astseg.presets import preset
-from astseg.types import UserError
+from astseg.data.sources.records import RecordFile, masked_crc32c
+from astseg.errors import UserError
 
 Rooms = tuple[np.ndarray, np.ndarray]
 
@@ -71,9 +71,9 @@ def test_splits_and_variants(rooms: Rooms, rooms_file: Path, tmp_path: Path) -> 
 
 
 def test_declared_protocols_are_those_of_the_presets(rooms_file: Path) -> None:
-    from astseg.data.clevrtex import CLEVR, CLEVRTEX
-    from astseg.data.shapestacks import SHAPESTACKS
-    from astseg.data.tfrecord import CLEVR_WITH_MASKS, OBJECTS_ROOM
+    from astseg.data.sources.clevrtex import CLEVR, CLEVRTEX
+    from astseg.data.sources.shapestacks import SHAPESTACKS
+    from astseg.data.sources.tfrecord import CLEVR_WITH_MASKS, OBJECTS_ROOM
 
     assert open_source(rooms_file).benchmark == OBJECTS_ROOM
     for about in (CLEVR, CLEVRTEX, SHAPESTACKS, CLEVR_WITH_MASKS, OBJECTS_ROOM):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from astseg.data import load_scenes, open_source
-from astseg.data.sources import Reading
-from astseg.types import UserError
+from astseg.data.open import Reading
+from astseg.errors import UserError
 
 HEIGHT, WIDTH = 48, 64
 

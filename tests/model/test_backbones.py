@@ -10,11 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from astseg.config import BACKBONES
+from astseg.errors import UserError
 from astseg.model.backbones import build_backbone
-from astseg.model.segformer import MIX_TRANSFORMERS, Segformer, _RectifyAndDrop, decode, encode, licence_notice
-from astseg.model.small_cnn import SmallCNN
-from astseg.model.unet import UNet, unet_widths
-from astseg.types import UserError
+from astseg.model.backbones.segformer import (
+    MIX_TRANSFORMERS,
+    Segformer,
+    _RectifyAndDrop,
+    decode,
+    encode,
+    licence_notice,
+)
+from astseg.model.backbones.small_cnn import SmallCNN
+from astseg.model.backbones.unet import UNet, unet_widths
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PREFIX = "feature_and_attention_map_generator."
@@ -462,7 +469,7 @@ def test_a_large_batch_is_decoded_a_few_images_at_a_time(monkeypatch: pytest.Mon
     backbone = segformer().double().eval()
     images = torch.rand(5, 3, 32, 36, dtype=torch.float64)
     expected = backbone(images)
-    monkeypatch.setattr("astseg.model.segformer.FUSED_NUMBERS", 2 * 256 * 8 * 9)
+    monkeypatch.setattr("astseg.model.backbones.segformer.FUSED_NUMBERS", 2 * 256 * 8 * 9)
     seen: list[int] = []
     backbone.complete_model.decode_head.batch_norm.register_forward_hook(lambda _, __, maps: seen.append(len(maps)))
     torch.testing.assert_close(backbone(images), expected, rtol=1e-9, atol=1e-9)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from astseg.losses import background_loss
+from astseg.errors import UserError
 from astseg.model.background import (
     BackgroundModel,
     background_variation,
@@ -18,7 +18,7 @@ from astseg.model.background import (
     layer_plan,
     positional_channels,
 )
-from astseg.types import UserError
+from astseg.training.losses import background_loss
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SHAPES: dict[str, Any] = json.loads((GOLDEN / "background_shapes.json").read_text())
@@ -252,7 +252,7 @@ def test_background_variation_by_hand() -> None:
 
 def test_template_starts_from_the_median_whatever_lies_before_it():
     torch.manual_seed(0)
-    model = BackgroundModel((20, 28), "small", form="template")
+    model = BackgroundModel((20, 28), "small", form="fixed")
     scene = 0.1 + 0.8 * torch.rand(3, 20, 28)
     images = scene.repeat(5, 1, 1, 1)
     images[0, :, 3:9, 4:11] = 1.0
@@ -274,10 +274,10 @@ def test_centred_input_lets_the_code_see_brightness_and_the_published_one_hardly
     torch.manual_seed(0)
     dark = 0.2 + 0.2 * torch.rand(1, 3, 64, 64)
     change = {}
-    for form in ("paper", "template"):
+    for form in ("paper", "fixed"):
         model = BackgroundModel((64, 64), "small", form=form)
         with torch.no_grad():
             code, brighter = model.encode(dark), model.encode(2 * dark)
         change[form] = float((brighter - code).norm() / code.norm())
     assert change["paper"] < 0.02
-    assert change["template"] > 10 * change["paper"]
+    assert change["fixed"] > 10 * change["paper"]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from astseg.model import windows as drawing
-from astseg.model.compositing import draw_and_blend, draw_and_compare
-from astseg.ops import blend_layers, place_glimpses
+from astseg.model.fast import windows as drawing
+from astseg.model.fast.compositing import draw_and_blend, draw_and_compare
+from astseg.model.ops import blend_layers, place_glimpses
 
 B, K, H, W, G = 2, 3, 20, 28, 8
 WINDOWS = pytest.mark.parametrize("windows", [True, False])

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from astseg import config
+from astseg.model.backbones.small_cnn import SmallCNN
 from astseg.model.encoder import REFINEMENTS, Encoder, Refinement, join_latents, split_latents
-from astseg.model.small_cnn import SmallCNN
 from astseg.types import ObjectLatents
 
 B, K, Z, H, W = 2, 3, 5, 20, 28

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from astseg import ops
-from astseg.losses import pixel_entropy_loss, reconstruction_loss
+from astseg.model import ops
+from astseg.model.astseg import AstSeg
+from astseg.model.backbones.segformer import Segformer, encode
 from astseg.model.encoder import Encoder, Refinement
 from astseg.model.renderer import GlimpseGenerator, Renderer, glimpse_channels
-from astseg.model.scene import AstSeg
-from astseg.model.segformer import Segformer, encode
+from astseg.training.losses import pixel_entropy_loss, reconstruction_loss
 
 Arrays = Callable[[str], dict[str, Any]]
 Fill = Callable[..., None]

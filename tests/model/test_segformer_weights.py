@@ -14,14 +14,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from astseg import cli
+from astseg.cli import main
 
 COMMIT = "0" * 40
 PROGRAM = """
 import sys
 import torch
-from astseg.model.segformer import Segformer
-from astseg.types import UserError
+from astseg.model.backbones.segformer import Segformer
+from astseg.errors import UserError
 for weights in sys.argv[1:]:
     try:
         body = Segformer("b0", out_channels=5, weights=weights).complete_model.segformer
@@ -112,7 +112,7 @@ def test_weights_by_hub_id(hub: str, checkpoint: Path, tmp_path: Path) -> None:
 def test_a_run_from_a_folder_prints_the_licence_once_and_keeps_it(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(f"scenes {tmp_path}/desk --count 4 --size 32 --processes 1".split()) == 0
+    assert main.run(f"scenes {tmp_path}/desk --count 4 --size 32 --processes 1".split()) == 0
     settings = {
         "model": {"image_size": [32, 36], "slots": 6, "backbone_weights": str(checkpoint)},
         "background": {"steps": 1, "batch": 2},
@@ -121,6 +121,6 @@ def test_a_run_from_a_folder_prints_the_licence_once_and_keeps_it(
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     capsys.readouterr()
     words = f"train {tmp_path}/desk --out {tmp_path}/run --preset clevr-ct-b0 --config {tmp_path}/settings.json"
-    assert cli.run(words.split()) == 0
+    assert main.run(words.split()) == 0
     assert capsys.readouterr().out.count("not for commercial use") == 1
     assert (tmp_path / "run" / "README.md").read_text().count("not for commercial use") == 1

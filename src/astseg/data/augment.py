@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from astseg.config import AugmentConfig
-    from astseg.data.geometry import Placement
+    from astseg.data.resize import Placement
 
 __all__ = ["variant"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from astseg.types import UserError
+from astseg.errors import UserError
 
 __all__ = ["Benchmark", "NoSplitError"]
 

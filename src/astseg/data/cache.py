@@ -1,6 +1,6 @@
 """Any source to a cache of shards that trains fast: cropped, resized, resumable, whole or not there.
 
-What :mod:`astseg.data.cached` reads. ``plan.json`` is written first and says what is being prepared; a shard is
+What :mod:`astseg.data.sources.cached` reads. ``plan.json`` is written first and says what is being prepared; a shard is
 written under another name and renamed when it is whole; ``manifest.json`` is written when all of them are.
 """
 
@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from astseg.data.benchmark import NoSplitError
-from astseg.data.cached import FORMAT, MANIFEST, PLAN, CachedSource, file_hash, find_cache, ranges
 from astseg.data.loading import fitted
-from astseg.data.sources import Reading, SceneSource, index_hash, open_source, select
-from astseg.types import UserError
+from astseg.data.open import Reading, SceneSource, index_hash, open_source, select
+from astseg.data.sources.cached import FORMAT, MANIFEST, PLAN, CachedSource, file_hash, find_cache, ranges
+from astseg.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,7 +48,7 @@ class _Job:
     out: Path
     reading: Reading
     size: tuple[int, int]
-    fit: str
+    resize: str
     crop: float
     has_labels: bool
 
@@ -59,7 +59,7 @@ def prepare(
     *,
     size: tuple[int, int] | None = None,
     selection: str = "all",
-    fit: str = "crop",
+    resize: str = "crop",
     crop: float | None = None,
     reading: Reading | None = None,
     processes: int = 1,
@@ -73,7 +73,7 @@ def prepare(
         size: (H, W); None: the paper's for its data sets, else that of the first scene, or :data:`DEFAULT_SIZE` where
             that is larger.
         selection: Which scenes, see :func:`astseg.data.select`.
-        fit: How pictures of other proportions fit in, see :mod:`astseg.data.geometry`.
+        resize: How pictures of other proportions fit in, see :mod:`astseg.data.resize`.
         crop: Centre crop; None: what the source declares.
         reading: What of the source is taken.
         processes: How many work at once. More than one are started anew, so a script that asks for them needs the usual
@@ -95,12 +95,12 @@ def prepare(
     crop = source.crop if crop is None else crop
     if not 0 < crop <= 1:
         raise UserError(f"crop is {crop}, expected a part of the short side above 0 and at most 1")
-    plan = _plan(path, source, indices, size=size, fit=fit, crop=crop, selection=selection, reading=reading)
+    plan = _plan(path, source, indices, size=size, resize=resize, crop=crop, selection=selection, reading=reading)
     if _begin(out, plan) and (finished := find_cache(out)) is not None:
         return finished
     per_shard = max(1, SHARD_BYTES // (size[0] * size[1] * 4))
     shards = [indices[start : start + per_shard] for start in range(0, len(indices), per_shard)]
-    job = _Job(path, out, reading, size, fit, crop, source.has_labels)
+    job = _Job(path, out, reading, size, resize, crop, source.has_labels)
     done = 0
 
     def advance(count: int) -> None:
@@ -143,7 +143,7 @@ def _plan(
     indices: Sequence[int],
     *,
     size: tuple[int, int],
-    fit: str,
+    resize: str,
     crop: float,
     selection: str,
     reading: Reading,
@@ -162,7 +162,7 @@ def _plan(
             "hash": index_hash(indices),
             **asdict(reading),
         },
-        "preprocessing": {"size": list(size), "fit": fit, "crop": crop},
+        "preprocessing": {"size": list(size), "resize": resize, "crop": crop},
         "benchmark": None if source.benchmark is None else json.loads(json.dumps(asdict(source.benchmark))),
     }
 
@@ -263,7 +263,7 @@ def _write_shard(
     for place, index in enumerate(indices):
         advance(1)
         try:
-            image, mask = fitted(source, index, job.size, fit=job.fit, crop=job.crop)
+            image, mask = fitted(source, index, job.size, resize=job.resize, crop=job.crop)
         except UserError as error:
             problems.append(str(error))
             continue

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from astseg.data.benchmark import NoSplitError
-from astseg.data.sources import SceneSource, index_hash, source_hash
-from astseg.types import UserError
+from astseg.data.open import SceneSource, index_hash, source_hash
+from astseg.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from astseg.data.pictures import read_rgb
-from astseg.types import UserError
+from astseg.data.formats.pictures import read_rgb
+from astseg.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from astseg.data.augment import variant
-from astseg.data.cached import CachedSource
-from astseg.data.geometry import FITS, place
-from astseg.data.sources import Reading, SceneSource, open_source, select
-from astseg.types import SceneArrays, UserError
+from astseg.data.open import Reading, SceneSource, open_source, select
+from astseg.data.resize import RESIZE_MODES, place
+from astseg.data.sources.cached import CachedSource
+from astseg.errors import UserError
+from astseg.types import SceneArrays
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +52,7 @@ def load_scenes(
     progress: Callable[[int, int], None] | None = None,
     max_label: int | None = None,
     skip_incomplete: bool = False,
-    fit: str = "crop",
+    resize: str = "crop",
     reading: Reading | None = None,
     memory: int = IN_MEMORY,
     augment: AugmentConfig | None = None,
@@ -70,7 +71,7 @@ def load_scenes(
         progress: Called with the number of scenes read and their total, in this thread.
         max_label: Refuse masks with labels above it: the number of slots.
         skip_incomplete: Leave out scenes of which a file is missing, instead of refusing them.
-        fit: ``crop``, ``letterbox`` or ``squeeze``, see :mod:`astseg.data.geometry`; only ``crop`` heeds the crop.
+        resize: ``crop``, ``letterbox`` or ``squeeze``, see :mod:`astseg.data.resize`; only ``crop`` heeds the crop.
         reading: What of the source is taken; None: everything.
         memory: Scenes of a cache that take more bytes than this stay on disk and are read as they are indexed.
         augment: Make variants; those of a scene follow it. Only for collections that fit into memory with them.
@@ -84,7 +85,7 @@ def load_scenes(
         UserError: Everything that is wrong with the scenes, in one line that names the first few.
     """
     source = open_source(path, reading or Reading())
-    target = _target(size, crop, limit, fit)
+    target = _target(size, crop, limit, resize)
     indices = select(source, selection)[:limit]
     if skip_incomplete:
         indices = [index for index in indices if source.problem(index) is None]
@@ -99,7 +100,7 @@ def load_scenes(
     if target is not None and copies > 1 and len(indices) * copies * target[0] * target[1] * 4 > LARGEST_AUGMENTED:
         gigabytes = len(indices) * copies * target[0] * target[1] * 4 / 1e9
         raise UserError(f"{copies} variants of {len(indices)} scenes take {gigabytes:.0f} GB: take fewer copies")
-    read = partial(_variants, source, target, fit, share, augment, seed)
+    read = partial(_variants, source, target, resize, share, augment, seed)
     images, labels, problems, kept = _read_all(source, indices, read, copies, progress)
     if broken is not None and kept and problems and images is not None:
         broken += problems
@@ -122,7 +123,7 @@ def load_scenes(
 def _variants(
     source: SceneSource,
     target: tuple[int, int] | None,
-    fit: str,
+    resize: str,
     crop: float,
     augment: AugmentConfig | None,
     seed: int,
@@ -130,9 +131,9 @@ def _variants(
 ) -> list[Scene]:
     """A scene at the size asked for, and its variants after it."""
     if augment is None or augment.copies == 1:
-        return [fitted(source, index, target, fit=fit, crop=crop)]
+        return [fitted(source, index, target, resize=resize, crop=crop)]
     image, mask = source.read(index)
-    where = place((image.shape[0], image.shape[1]), target, fit=fit, crop=crop)
+    where = place((image.shape[0], image.shape[1]), target, resize=resize, crop=crop)
     first = where.image(image), None if mask is None else where.labels(mask)
     generators = [np.random.default_rng([seed, index, copy]) for copy in range(1, augment.copies)]
     return [first, *(variant(image, mask, where, augment, generator) for generator in generators)]
@@ -173,11 +174,11 @@ def fingerprint(arrays: SceneArrays) -> str:
 
 
 def _target(
-    size: int | tuple[int, int] | None, crop: float | None, limit: int | None, fit: str
+    size: int | tuple[int, int] | None, crop: float | None, limit: int | None, resize: str
 ) -> tuple[int, int] | None:
     """The size as (height, width), after a check of the arguments."""
-    if fit not in FITS:
-        raise UserError(f"fit is '{fit}', choose from {', '.join(FITS)}")
+    if resize not in RESIZE_MODES:
+        raise UserError(f"resize is '{resize}', choose from {', '.join(RESIZE_MODES)}")
     if crop is not None and not 0 < crop <= 1:
         raise UserError(f"crop is {crop}, expected a part of the short side above 0 and at most 1")
     if limit is not None and limit < 1:
@@ -236,11 +237,11 @@ def _read_all(
 
 
 def fitted(
-    source: SceneSource, index: int, size: tuple[int, int] | None, *, fit: str, crop: float
+    source: SceneSource, index: int, size: tuple[int, int] | None, *, resize: str, crop: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
     """Read one scene and bring it to a size, (height, width); None: as large as what is kept of it."""
     image, labels = source.read(index)
-    where = place((image.shape[0], image.shape[1]), size, fit=fit, crop=crop)
+    where = place((image.shape[0], image.shape[1]), size, resize=resize, crop=crop)
     return where.image(image), None if labels is None else where.labels(labels)
 
 

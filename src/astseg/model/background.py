@@ -10,7 +10,7 @@ What differs from the authors' program:
 - One layer plan serves both halves. The authors' decoder tests the height where it should test the width, so that where
   the sides differ, so may its depth (64 x 128) or a kernel (128 x 64); ours always mirrors the encoder.
 - Image sizes that need fewer than 5 or more than 7 layers work, and so does the width ``small``.
-- The forms ``template`` and ``palette`` of :class:`BackgroundModel` are ours; ``paper`` is the default.
+- The forms ``fixed`` and ``varying`` of :class:`BackgroundModel` are ours; ``paper`` is the default.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from astseg.model.convolution import convolve_transposed
-from astseg.model.palette import COLOURS, Palette, View
-from astseg.types import UserError
+from astseg.errors import UserError
+from astseg.model.background_colours import COLOURS, ColourMixture, View
+from astseg.model.layers import convolve_transposed
 
 __all__ = [
     "BackgroundModel",
@@ -186,8 +186,7 @@ class _PositionedConvolution(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features B x C x rows x columns -> B x C' x rows' x columns'."""
         on_features, on_position = torch.split(self.weight, [features.shape[1], 2], dim=0 if self.transposed else 1)
-        # Subtracted instead of added: torch 2.13, compiling, would add in place into what to it is a constant.
-        return self._convolve(features, on_features).sub_(self._convolve(self.position, -on_position))
+        return self._convolve(features, on_features).add_(self._convolve(self.position, on_position))
 
     def _convolve(self, features: Tensor, weight: Tensor) -> Tensor:
         plan = self.plan
@@ -208,15 +207,15 @@ def _block(plan: LayerPlan, channels: tuple[int, int], *, transposed: bool) -> n
 class BackgroundModel(nn.Module):
     """Autoencoder of the background: image -> 16 numbers -> background and predicted error (AE-NE).
 
-    Three forms. ``paper``: as published. ``template``, to learn in a minute what a mostly static scene looks like:
+    Three forms. ``paper``: as published. ``fixed``, to learn in a minute what a mostly static scene looks like:
 
     - Images enter centred on 0 instead of as 0 to 255. In front of a GroupNorm without biases the published range
       makes the code almost blind to brightness, because a brighter image is then, up to its scale, the same image.
     - A learned template of one number for each pixel and channel is added before the last sigmoid. It starts from the
       median of some images (:meth:`start_from`), so that the decoder has only to learn what differs from it.
 
-    ``palette`` is that, and for scenes that vary too: the template is added to a background mixed of a few colours that
-    are read from the image (:mod:`astseg.model.palette`), and starts from the median of what they leave.
+    ``varying`` is that, and for scenes that vary too: the template is added to a background mixed of a few colours that
+    are read from the image (:mod:`astseg.model.background_colours`), and starts from the median of what they leave.
     """
 
     def __init__(self, image_size: tuple[int, int], width: str = "simple", *, form: str = "paper") -> None:
@@ -226,16 +225,16 @@ class BackgroundModel(nn.Module):
             image_size: (height, width), each at least 8.
             width: Channel table: ``simple`` (one background for all images), ``complex`` (a new one in each image) or
                 ``small`` (for work without a GPU).
-            form: ``paper``, ``template`` or ``palette``.
+            form: ``paper``, ``fixed`` or ``varying``.
 
         Raises:
             UserError: If the images are too small or the width is unknown.
         """
         super().__init__()
-        assert form in ("paper", "template", "palette"), form
+        assert form in ("paper", "fixed", "varying"), form
         plans = layer_plan(image_size)
         encoder_channels, decoder_channels = channel_tables(width, len(plans))
-        self.palette = Palette(image_size, CODE_SIZE) if form == "palette" else None
+        self.palette = ColourMixture(image_size, CODE_SIZE) if form == "varying" else None
         if self.palette is not None:  # sees where each colour is, and draws a logit for each and the shading besides
             encoder_channels = (encoder_channels[0] + COLOURS, *encoder_channels[1:])
             decoder_channels = (decoder_channels[0] + COLOURS + 1, *decoder_channels[1:])

@@ -19,8 +19,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from astseg.model.look import SecondLook
-from astseg.ops import at_least_float32, attention_pool, full_precision
+from astseg.model.glimpse_encoder import GlimpseEncoder
+from astseg.model.ops import at_least_float32, attention_pool, full_precision
 from astseg.types import ObjectLatents
 
 __all__ = ["REFINEMENTS", "Encoder", "Refinement", "join_latents", "split_latents"]
@@ -125,7 +125,7 @@ class Encoder(nn.Module):
         slots: int,
         scale_numbers: int,
         scale_range: tuple[float, float],
-        look: SecondLook | None = None,
+        glimpse_encoder: GlimpseEncoder | None = None,
         reference: bool = False,
     ) -> None:
         """Put the parts together.
@@ -136,13 +136,13 @@ class Encoder(nn.Module):
             slots: K.
             scale_numbers: S, 1 (isotropic) or 2.
             scale_range: Smallest and largest inverse scale.
-            look: Reads the appearance from the crop of each slot; None, as published: it is pooled like the rest.
+            glimpse_encoder: Reads the appearance from the crop of each slot; None, as published: it is pooled like the rest.
             reference: Read the activation where the reference does (:func:`split_latents`).
         """
         super().__init__()
         self.backbone = backbone
         self.refinement = refinement
-        self.look = look
+        self.glimpse_encoder = glimpse_encoder
         self.slots = slots
         self.scale_numbers = scale_numbers
         self.scale_range = scale_range
@@ -152,16 +152,18 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> tuple[ObjectLatents, Tensor]:
         """images: B x 3 x H x W in [0, 1] -> latents, and attention maps B x K x h x w."""
         latents, attention = self.locate(images)
-        return self.look_again(images, latents, attention), attention
+        return self.encode_glimpses(images, latents, attention), attention
 
-    def look_again(
+    def encode_glimpses(
         self, images: Tensor, latents: ObjectLatents, attention: Tensor, drawn: Tensor | None = None
     ) -> ObjectLatents:
         """Latents with the appearance of the second look, where there is one, of those that are drawn (B x K)."""
-        if self.look is None:
+        if self.glimpse_encoder is None:
             return latents
         where, scale = latents.position, latents.scale
-        return replace(latents, appearance=self.look(images, attention, where, scale, latents.appearance, drawn))
+        return replace(
+            latents, appearance=self.glimpse_encoder(images, attention, where, scale, latents.appearance, drawn)
+        )
 
     def locate(self, images: Tensor) -> tuple[ObjectLatents, Tensor]:
         """The same before the second look, where there is one: the appearance is the pooled one."""

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from astseg.model.compositing import draw_and_blend, draw_and_compare
-from astseg.model.convolution import TransposedConvolution
-from astseg.ops import at_least_float32, blend_layers, full_precision, place_glimpses, shapes_are_fixed
+from astseg.model.fast.compositing import draw_and_blend, draw_and_compare
+from astseg.model.layers import TransposedConvolution
+from astseg.model.ops import at_least_float32, blend_layers, full_precision, place_glimpses, shapes_are_fixed
 from astseg.types import ObjectLatents
 
 __all__ = ["GlimpseGenerator", "Renderer", "Rendering", "glimpse_channels"]
@@ -99,7 +99,7 @@ class Renderer(nn.Module):
         image_size: tuple[int, int],
         background_log_activation: float = 11.0,
         pixel_activation: bool = False,
-        faint: float = 0.0,
+        pruning_margin: float = 0.0,
     ) -> None:
         """Put the parts together.
 
@@ -108,13 +108,13 @@ class Renderer(nn.Module):
             image_size: (H, W).
             background_log_activation: Log alpha_0 at the start; learned.
             pixel_activation: Adds a learned term for each pixel to log alpha_0 (the reference's setting for videos).
-            faint: Objects whose log activation is lower than the background's by more than this are not drawn in
+            pruning_margin: Objects whose log activation is lower than the background's by more than this are not drawn in
                 training; 0: all are.
         """
         super().__init__()
         self.generator = generator
         self.image_size = image_size
-        self.faint = faint
+        self.pruning_margin = pruning_margin
         self.background_log_activation = nn.Parameter(torch.tensor(float(background_log_activation)))
         self.pixel_log_activation = nn.Parameter(torch.zeros(image_size)) if pixel_activation else None
 
@@ -126,7 +126,7 @@ class Renderer(nn.Module):
 
     def drawn(self, log_activation: Tensor) -> Tensor | None:
         """B x K log activations -> which of the objects are drawn where only the image is wanted; None: all of them."""
-        below = self.faint if torch.is_grad_enabled() else -OFF
+        below = self.pruning_margin if torch.is_grad_enabled() else -OFF
         if not below:
             return None
         chosen = log_activation.detach() - self.background_activation().detach().min() > -below

@@ -1,0 +1,41 @@
+"""What a run is made of: the settings, the presets, where each value comes from, the device it runs on."""
+
+from astseg.config.schema import (
+    BACKBONES,
+    BACKGROUND_FORMS,
+    BACKGROUND_WIDTHS,
+    DECAYS,
+    FROZEN_STORAGES,
+    PRECISIONS,
+    REFINEMENTS,
+    SCENARIOS,
+    AugmentConfig,
+    BackgroundConfig,
+    Config,
+    ModelConfig,
+    ObjectsConfig,
+    from_dict,
+    nearest,
+    override,
+    to_dict,
+)
+
+__all__ = [
+    "BACKBONES",
+    "BACKGROUND_FORMS",
+    "BACKGROUND_WIDTHS",
+    "DECAYS",
+    "FROZEN_STORAGES",
+    "PRECISIONS",
+    "REFINEMENTS",
+    "SCENARIOS",
+    "AugmentConfig",
+    "BackgroundConfig",
+    "Config",
+    "ModelConfig",
+    "ObjectsConfig",
+    "from_dict",
+    "nearest",
+    "override",
+    "to_dict",
+]

@@ -1,0 +1,1 @@
+"""Formats of single files: pictures, label maps, run lengths."""

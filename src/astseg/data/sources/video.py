@@ -1,0 +1,153 @@
+"""Frames of a video, or of all videos of a folder, through PyAV (the extra ``video``)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from astseg.data.benchmark import NoSplitError
+from astseg.data.sources.forward import Forward
+from astseg.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["VIDEO_SUFFIXES", "VideoSource", "list_videos"]
+
+VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm"})
+
+_WINDOW = 8
+
+
+class VideoSource:
+    """Every ``stride``-th frame of one video or several; fast where the numbers rise.
+
+    Frames are counted by their packets, without decoding.
+    """
+
+    has_labels = False
+    benchmark = None
+    crop = 1.0
+
+    def __init__(self, root: Path, files: list[str], *, stride: int = 1, frames: int | None = None) -> None:
+        """Count the frames.
+
+        Args:
+            root: The folder.
+            files: Videos in it.
+            stride: Take one frame of so many.
+            frames: Take at most so many of each video.
+
+        Raises:
+            UserError: PyAV is missing, or a file is no video.
+        """
+        self._root = root
+        self.name = "video" if len(files) == 1 else f"{len(files)} videos"
+        self._stride = stride
+        self._frames: list[tuple[str, int]] = []
+        self._readers: dict[str, Forward[NDArray[np.uint8]]] = {}
+        for file in files:
+            count = -(-_count(root / file, file) // stride)
+            count = count if frames is None else min(count, frames)
+            self._frames += [(file, number * stride) for number in range(count)]
+            self._readers[file] = Forward(partial(_decode, root / file, file, stride), window=_WINDOW)
+
+    def __len__(self) -> int:
+        """Number of frames taken."""
+        return len(self._frames)
+
+    def scene_name(self, index: int) -> str:
+        """Video and frame number, such as ``street.mp4/000120``."""
+        file, number = self._frames[index]
+        return f"{file}/{number:06d}"
+
+    def rate(self, file: str) -> Fraction:
+        """Frames a second of one of the videos as they are taken here; 25 where the file does not say."""
+        with _opened(self._root / file, file) as container:
+            rate = container.streams.video[0].average_rate
+        # Damaged files tell any rate; these are what players and encoders take.
+        taken = Fraction(rate or 25) / self._stride
+        return min(max(taken, Fraction(1, 10)), Fraction(240)).limit_denominator(1001)
+
+    def problem(self, index: int) -> str | None:
+        """Nothing is known of a frame before it is read."""
+        return None
+
+    def read(self, index: int) -> tuple[NDArray[np.uint8], None]:
+        """A frame, H x W x 3 uint8, turned upright, and no labels. Raises UserError where it cannot be decoded."""
+        file, number = self._frames[index]
+        try:
+            return self._readers[file][number // self._stride], None
+        except IndexError:
+            raise UserError(f"'{file}' ends before its frame {number}: write it again or take fewer frames") from None
+
+    def split(self, name: str) -> list[int]:
+        """Refuse: videos declare no splits."""
+        raise NoSplitError(
+            f"'{self._root}' is {self.name}, which has no '{name}' split: use 'all' or a slice as ':-50'"
+        )
+
+
+def list_videos(path: Path) -> list[str]:
+    """Videos below a folder, relative to it; those of hidden folders left out."""
+    found = []
+    for folder, subfolders, files in os.walk(path):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        inside = Path(folder).relative_to(path)
+        found += [
+            (inside / file).as_posix()
+            for file in files
+            if not file.startswith(".") and Path(file).suffix.lower() in VIDEO_SUFFIXES
+        ]
+    return sorted(found)
+
+
+def _opened(path: Path, name: str) -> Any:
+    """An open container with a picture stream."""
+    try:
+        import av
+    except ImportError:
+        raise UserError(f"'{name}' is a video, which needs PyAV: pip install 'astseg[video]'") from None
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise UserError(f"'{name}' is no readable video ({error}): replace or remove it") from None
+    if not container.streams.video:
+        container.close()
+        raise UserError(f"'{name}' holds no pictures: replace or remove it")
+    return container
+
+
+def _count(path: Path, name: str) -> int:
+    """Number of frames."""
+    with _opened(path, name) as container:
+        try:
+            count = sum(1 for packet in container.demux(video=0) if packet.size)
+        except Exception as error:  # decoders raise nearly anything at a broken file
+            raise UserError(f"'{name}' is damaged ({error}): write it again") from None
+    if not count:
+        raise UserError(f"'{name}' holds no frames: replace or remove it")
+    return count
+
+
+def _decode(path: Path, name: str, stride: int, start: int) -> Iterator[NDArray[np.uint8]]:
+    """Every ``stride``-th frame, from the ``start``-th of these on."""
+    with _opened(path, name) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        frames = enumerate(container.decode(video=0))
+        while True:
+            try:
+                number, frame = next(frames)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise UserError(f"'{name}' is damaged ({error}): write it again or take fewer frames") from None
+            if number % stride == 0 and number // stride >= start:
+                turned = np.rot90(frame.to_ndarray(format="rgb24"), k=round(getattr(frame, "rotation", 0) / 90) % 4)
+                yield np.ascontiguousarray(turned)

@@ -1,0 +1,1 @@
+"""Does a run work? Figures without labels, in plain words, on a page."""

@@ -1,0 +1,249 @@
+"""The figures of health: what a model does on pictures without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from astseg.data.arrays import images_to_tensor
+from astseg.errors import UserError
+from astseg.evaluation.metrics import segmentation_metrics
+from astseg.inference.pipeline import at_once, inference
+from astseg.types import SceneOutput
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from astseg.model.astseg import AstSeg
+    from astseg.types import SceneArrays
+
+__all__ = ["Health", "examine"]
+
+SHIFT = 1 / 32
+"""Part of the sides by which pictures are shifted."""
+
+DOUBLED = 0.5
+"""Two slots in front of the background are on one object if their own masks overlap by this much (IoU)."""
+
+UNEXPLAINED = 0.12
+"""A pixel is unexplained where the reconstruction is off by more than this, of 1, mean over RGB."""
+
+STILL = 0.03
+"""A slot stands still if its position, in [-1, 1], deviates by less."""
+
+ALWAYS = 0.9
+"""Part of the pictures in which a slot that is always there is seen."""
+
+SAME_PLACE = 0.15
+"""A pixel that is off the median picture by more shows an object there, where the background is one and the same."""
+
+ONE_BACKGROUND = 0.04
+"""The background is one and the same if the typical pixel of the typical picture is off the median picture by less."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """The figures; shares are in [0, 1], errors mean absolute ones of 255 levels.
+
+    Attributes:
+        images: Pictures looked at, N.
+        slots: K.
+        background_error: Of the reconstruction on the typical pixel of the background (the median of each picture, so
+            that missed objects do not count); NaN where there is none.
+        object_error: The same on all pixels of objects; NaN where there are none.
+        unexplained: Share of the pixels that neither background nor objects explain.
+        used: Slots that are seen in a picture, on the mean.
+        full: Share of the pictures in which all K are.
+        empty: Share of the pictures in which none is.
+        doubled: Share of the pictures in which two slots are on one object, and share its pixels.
+        entropy: Mean over pixels of - sum w log w, in nats.
+        foreground: Share of the pixels that belong to objects.
+        shifted: mIoU of the masks with those of the shifted pictures.
+        flipped: The same with mirror images.
+        still: Slots, counted from 1, that are seen in nearly every picture at one place.
+        missed: Of the objects that are seen, the share that the encoder missed and proposals found; NaN without
+            proposals.
+        absorbed: Of the pixels that differ from the median picture, the share that the background has taken over;
+            NaN where the pictures have no common background.
+    """
+
+    images: int
+    slots: int
+    background_error: float
+    object_error: float
+    unexplained: float
+    used: float
+    full: float
+    empty: float
+    doubled: float
+    entropy: float
+    foreground: float
+    shifted: float
+    flipped: float
+    still: tuple[int, ...]
+    missed: float
+    absorbed: float
+
+    def summary(self) -> dict[str, Any]:
+        """The figures by name, ready for JSON: None where there is none."""
+        return {
+            name: None if isinstance(value, float) and not np.isfinite(value) else value
+            for name, value in asdict(self).items()
+        }
+
+
+def examine(
+    model: AstSeg,
+    scenes: SceneArrays,
+    *,
+    batch_size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Health, dict[str, NDArray[np.float64]]]:
+    """Look at what a model does; its modes stay as they are.
+
+    Args:
+        model: The model.
+        scenes: N pictures at its size; some hundreds say enough. Labels are not looked at.
+        batch_size: Images a forward pass, at most.
+        progress: Called with the number of pictures done and their total.
+
+    Returns:
+        The figures, and those of each picture by name: N values, ``used`` (slots), ``error`` (of 255 levels), ...
+
+    Raises:
+        UserError: No scenes, or scenes of another size.
+    """
+    if not len(scenes):
+        raise UserError("there are no pictures to examine: choose at least one")
+    median, common = _median(scenes)
+    parts: list[dict[str, Tensor]] = []
+    device = next(model.parameters()).device
+    batch_size = at_once(model, batch_size)
+    for start in range(0, len(scenes), batch_size):
+        images = images_to_tensor(scenes.images[start : start + batch_size], device=device)
+        with inference(model):
+            parts.append(_look(model, images, median.to(device)))
+        if progress is not None:
+            progress(min(start + batch_size, len(scenes)), len(scenes))
+    each = {name: torch.cat([part[name] for part in parts]).cpu().double().numpy() for name in parts[0]}
+    slots = each["seen"].shape[1]
+    used = each["seen"].sum(axis=1)
+    health = Health(
+        images=len(scenes),
+        slots=slots,
+        background_error=_mean(each["background_error"]),
+        object_error=_ratio(each["object_error"], each["objects"]),
+        unexplained=float(each["unexplained"].mean()),
+        used=float(used.mean()),
+        full=float((used == slots).mean()),
+        empty=float((used == 0).mean()),
+        doubled=float(each["doubled"].mean()),
+        entropy=float(each["entropy"].mean()),
+        foreground=float(each["foreground"].mean()),
+        shifted=float(each["shifted"].mean()),
+        flipped=float(each["flipped"].mean()),
+        still=_still(each["seen"], each["position"]),
+        missed=_ratio(each["missed"], used) if model.proposals else float("nan"),
+        absorbed=_ratio(each["absorbed"], each["differing"]) if common else float("nan"),
+    )
+    figures = {name: each[name] for name in ("error", "unexplained", "foreground", "shifted", "doubled", "entropy")}
+    return health, {"used": used, **figures}
+
+
+def _median(scenes: SceneArrays) -> tuple[Tensor, bool]:
+    """The median picture, 3 x H x W, and whether all pictures have that background in common."""
+    images = images_to_tensor(np.asarray(scenes.images[: min(256, len(scenes))]))
+    median = images.median(dim=0).values
+    unrest = (images - median).abs().mean(dim=1).median(dim=0).values.median()
+    return median, bool(unrest < ONE_BACKGROUND)
+
+
+def _look(model: AstSeg, images: Tensor, median: Tensor) -> dict[str, Tensor]:
+    """B values by name, of one batch."""
+    output: SceneOutput = model(images)
+    labels = output.responsibilities.argmax(dim=1)  # B x H x W
+    slots = output.weights.shape[1] - 1
+    off = (output.reconstruction - images).abs().mean(dim=1)  # B x H x W
+    objects = labels > 0
+    seen = (labels[:, None] == torch.arange(1, slots + 1, device=labels.device)[:, None, None]).flatten(2).any(2)
+    differing = (images - median).abs().mean(dim=1) > SAME_PLACE
+    taken_over = differing & ~objects & ((output.background - images).abs().mean(dim=1) < SAME_PLACE / 3)
+    entropy = -(output.weights * output.weights.clamp_min(1e-12).log()).sum(dim=1)
+    missed = torch.zeros_like(seen) if output.missed is None else output.missed & seen
+    return {
+        "seen": seen,
+        "missed": missed.sum(dim=1),
+        "position": output.latents.position,
+        "error": 255 * off.mean(dim=(1, 2)),
+        "background_error": 255 * off.masked_fill(objects, float("nan")).flatten(1).nanmedian(dim=1).values,
+        "object_error": 255 * (off * objects).sum(dim=(1, 2)),
+        "objects": objects.sum(dim=(1, 2)),
+        "unexplained": (off > UNEXPLAINED).float().mean(dim=(1, 2)),
+        "doubled": _doubled(output, seen),
+        "entropy": entropy.mean(dim=(1, 2)),
+        "foreground": objects.float().mean(dim=(1, 2)),
+        "shifted": _shifted(model, images, labels),
+        "flipped": _agreement(labels, _labels(model, images.flip(-1)).flip(-1)),
+        "differing": differing.sum(dim=(1, 2)),
+        "absorbed": taken_over.sum(dim=(1, 2)),
+    }
+
+
+def _doubled(output: SceneOutput, seen: Tensor) -> Tensor:
+    """B, whether two slots that both own pixels (seen: B x K) have nearly the same mask.
+
+    Slots that own none do no harm: pixels have been given to the other one (:mod:`astseg.inference.mask_posterior`).
+    """
+    assert output.masks is not None
+    masks = (output.masks > 0.5).flatten(2).float() * seen[:, :, None]  # B x K x HW
+    both = masks @ masks.mT
+    area = masks.sum(dim=2)
+    union = area[:, :, None] + area[:, None] - both
+    overlap = both / union.clamp_min(1)
+    return (overlap.triu(1) > DOUBLED).flatten(1).any(dim=1)
+
+
+def _labels(model: AstSeg, images: Tensor) -> Tensor:
+    output: SceneOutput = model(images, layers=False)
+    return output.responsibilities.argmax(dim=1)
+
+
+def _shifted(model: AstSeg, images: Tensor, labels: Tensor) -> Tensor:
+    """B, how well masks agree with those of the pictures shifted right and down, where both see the same."""
+    down, right = (max(1, round(SHIFT * side)) for side in images.shape[-2:])
+    moved = torch.nn.functional.pad(images, (right, 0, down, 0), mode="replicate")[
+        ..., : -down or None, : -right or None
+    ]
+    found = _labels(model, moved)[:, down:, right:]
+    return _agreement(labels[:, :-down, :-right], found)
+
+
+def _agreement(labels: Tensor, others: Tensor) -> Tensor:
+    """B, mIoU of two label maps."""
+    return segmentation_metrics(labels.contiguous(), others.contiguous(), slots=None)["miou"]
+
+
+def _still(seen: NDArray[np.float64], positions: NDArray[np.float64]) -> tuple[int, ...]:
+    """Slots, counted from 1, that are seen in nearly every picture at one place."""
+    found = []
+    for slot in range(seen.shape[1]):
+        there = seen[:, slot] > 0
+        if len(there) >= 8 and there.mean() >= ALWAYS and positions[there, slot].std(axis=0).max() < STILL:
+            found.append(slot + 1)
+    return tuple(found)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Mean of those that are numbers; NaN where none is."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> float:
+    """Sum over sum; NaN of nothing."""
+    return float(part.sum() / whole.sum()) if whole.sum() else float("nan")

@@ -1,0 +1,289 @@
+"""What the page shows: pictures as data, curves from the log, figures, settings."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from astseg.config import to_dict
+from astseg.data.arrays import tensor_to_images
+from astseg.data.formats.png import colour_labels
+from astseg.diagnostics.health import Finding, Health
+from astseg.diagnostics.report.charts import curves, histogram
+from astseg.evaluation.evaluate import Evaluation
+from astseg.inference.pipeline import scene_outputs
+from astseg.inference.writers.overlay import overlay
+from astseg.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from astseg.model.astseg import AstSeg
+    from astseg.types import SceneArrays
+
+__all__ = ["Material", "Picture", "Scene"]
+
+SHOWN, WORST = 8, 6
+"""Scenes in the first part, and among the worst."""
+
+SIDE = 256
+"""Pictures are enlarged toward this many pixels on the long side."""
+
+PHASES = ("background", "pseudo_labels", "objects", "joint")
+
+FIGURES = {
+    "ari_fg": "ARI-FG",
+    "miou": "mIoU",
+    "ari": "ARI",
+    "msc_fg": "mSC-FG",
+    "mse": "MSE (summed)",
+    "slots_used": "slots used",
+    "foreground": "share of foreground",
+    "background_mse": "background MSE",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture in the page.
+
+    Attributes:
+        title: What it shows.
+        data: ``data:`` address.
+    """
+
+    title: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One scene with its views, and a line about it."""
+
+    name: str
+    note: str
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything that the page shows; charts are SVG, the rest is plain text."""
+
+    title: str
+    findings: Sequence[Finding]
+    health: Health
+    scenes: Sequence[Scene]
+    worst: Sequence[Scene]
+    charts: Sequence[tuple[str, str]]
+    histograms: Sequence[tuple[str, str]]
+    figures: Sequence[tuple[str, str]]
+    measured: str
+    facts: Sequence[tuple[str, str]]
+    plan: Sequence[Mapping[str, str]]
+    settings: str
+    following: str
+
+    @classmethod
+    def collect(
+        cls,
+        run: RunFolder,
+        model: AstSeg,
+        scenes: SceneArrays,
+        health: Health,
+        findings: Sequence[Finding],
+        each: Mapping[str, NDArray[np.float64]],
+        evaluation: Evaluation,
+    ) -> Material:
+        """Collect it.
+
+        Args:
+            run: The run folder, for its log and settings.
+            model: The model.
+            scenes: N scenes at its size.
+            health: What :func:`astseg.diagnostics.health.examine` said of them.
+            findings: What that means.
+            each: Its figures of each scene.
+            evaluation: What :func:`astseg.evaluation.evaluate.evaluate` said of them.
+        """
+        config, about = run.load_config()
+        first = [number * len(scenes) // min(SHOWN, len(scenes)) for number in range(min(SHOWN, len(scenes)))]
+        last = list(np.argsort(-each["error"], kind="stable")[: min(WORST, len(scenes))])
+        entries = _log(run)
+        labelled = scenes.labels is not None
+        told = _json(run, "fit.json")
+        facts = {
+            "data": about.get("data"),
+            "scenes": about.get("split"),
+            "pictures learnt from": about.get("images"),
+            **told.get("data", {}),
+            "preset": about.get("preset"),
+            "seed": about.get("seed"),
+            "version": about.get("astseg"),
+        }
+        return cls(
+            title=run.path.resolve().name,
+            findings=findings,
+            health=health,
+            scenes=_scenes(model, scenes, first, each),
+            worst=_scenes(model, scenes, [int(number) for number in last], each),
+            charts=_charts(entries),
+            histograms=_histograms(each, evaluation),
+            figures=[
+                (spelled, _figure(evaluation.mean[name]))
+                for name, spelled in FIGURES.items()
+                if name in evaluation.mean
+            ]
+            if labelled
+            else [],
+            measured=f"{evaluation.source}; protocol {evaluation.protocol}",
+            facts=[(name, str(value)) for name, value in facts.items() if value is not None],
+            plan=told.get("plan", []),
+            settings=json.dumps(to_dict(config), indent=2),
+            following=f"astseg segment {quote(str(run.path))} {quote(str(about.get('data', 'PICTURES')))} --out masks",
+        )
+
+
+def _scenes(
+    model: AstSeg, scenes: SceneArrays, chosen: Sequence[int], each: Mapping[str, NDArray[np.float64]]
+) -> list[Scene]:
+    """Scenes with what the model makes of them."""
+    if not chosen:
+        return []
+    images = np.stack([scenes.images[number] for number in chosen])
+    output = scene_outputs(model, images)
+    labels = output.responsibilities.argmax(dim=1).cpu().numpy()
+    drawn, empty = tensor_to_images(output.reconstruction), tensor_to_images(output.background)
+    found = []
+    for place, number in enumerate(chosen):
+        pictures = [
+            _picture("input", images[place]),
+            _picture("masks", np.asarray(overlay(images[place], labels[place], smallest=SIDE))),
+            _picture("reconstruction", drawn[place]),
+            _picture("background", empty[place]),
+        ]
+        if scenes.labels is not None:
+            truth = colour_labels(scenes.labels[number])
+            pictures.insert(2, _picture("true masks", truth, Image.Resampling.NEAREST))
+        note = f"{each['used'][number]:.0f} slots used, off by {each['error'][number]:.1f} of 255 levels"
+        found.append(Scene(str(scenes.names[number]), note, tuple(pictures)))
+    return found
+
+
+def _picture(title: str, pixels: NDArray[np.uint8], resampling: Image.Resampling = Image.Resampling.BICUBIC) -> Picture:
+    """A picture, enlarged by a whole factor, as data."""
+    image = Image.fromarray(pixels)
+    factor = max(1, SIDE // max(image.size))
+    image = image.resize((image.width * factor, image.height * factor), resampling)
+    file = io.BytesIO()
+    if resampling == Image.Resampling.NEAREST:
+        image.save(file, format="PNG", optimize=True)
+        kind = "png"
+    else:
+        image.save(file, format="JPEG", quality=88)
+        kind = "jpeg"
+    return Picture(title, f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}")
+
+
+def _log(run: RunFolder) -> list[dict[str, Any]]:
+    """The lines of the log that can be read."""
+    entries = []
+    if run.log_path.is_file():
+        for line in run.log_path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:  # cut off by a kill
+                continue
+            if isinstance(entry, dict) and entry.get("phase") in PHASES and "seconds" in entry:
+                entries.append(entry)
+    return entries
+
+
+def _charts(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Titles and curves: the losses of each phase, and what pictures drawn on the way showed."""
+    background = max((entry["seconds"] for entry in entries if entry["phase"] == "background"), default=0.0)
+
+    def points(phases: Sequence[str], name: str) -> list[tuple[float, float]]:
+        return [
+            ((entry["seconds"] + (background if entry["phase"] != "background" else 0.0)) / 60, float(entry[name]))
+            for entry in entries
+            if entry["phase"] in phases and isinstance(entry.get(name), int | float)
+        ]
+
+    wanted: list[tuple[str, Sequence[str], dict[str, str], bool]] = [
+        ("Masks on watched pictures", PHASES, {"ari_fg": "ARI-FG", "miou": "mIoU"}, False),
+        ("Slots used on watched pictures", PHASES, {"slots_used": "slots used"}, False),
+        (
+            "Background: losses",
+            PHASES[:1],
+            {"reconstruction": "reconstruction", "predicted_error": "predicted error"},
+            True,
+        ),
+        (
+            "Guided: losses",
+            PHASES[1:2],
+            {name: name for name in ("attention", "position", "scale", "activation", "glimpse")},
+            True,
+        ),
+        (
+            "Objects: losses",
+            PHASES[2:],
+            {"reconstruction": "reconstruction", "pixel_entropy": "pixel entropy", "pseudo_labels": "guidance"},
+            True,
+        ),
+    ]
+    drawn = [
+        (
+            title,
+            curves(
+                {spelled: points(phases, name) for name, spelled in names.items()},
+                title=title,
+                across="minutes",
+                logarithmic=log,
+            ),
+        )
+        for title, phases, names, log in wanted
+    ]
+    return [(title, svg) for title, svg in drawn if svg]
+
+
+def _histograms(each: Mapping[str, NDArray[np.float64]], evaluation: Evaluation) -> list[tuple[str, str]]:
+    """Titles and histograms over the pictures."""
+    shown = [
+        (
+            "Objects in a picture",
+            histogram(each["used"], title="objects in a picture", across="slots used", whole=True),
+        ),
+        (
+            "Share of foreground",
+            histogram(100 * each["foreground"], title="share of foreground", across="% of the pixels"),
+        ),
+        ("Error of the reconstruction", histogram(each["error"], title="error", across="of 255 levels")),
+        (
+            "Masks under a shift",
+            histogram(each["shifted"], title="masks under a shift", across="mIoU with the unshifted"),
+        ),
+    ]
+    if "miou" in evaluation.per_image:
+        shown.append(("mIoU", histogram(evaluation.per_image["miou"], title="mIoU of the pictures", across="mIoU")))
+    return [(title, svg) for title, svg in shown if svg]
+
+
+def _json(run: RunFolder, name: str) -> dict[str, Any]:
+    """A JSON file of the run folder, or nothing."""
+    try:
+        values = json.loads((run.path / name).read_text())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _figure(value: float) -> str:
+    return f"{value:.3f}" if value == value else "none"

@@ -1,0 +1,1 @@
+"""A model and a data set to numbers, as papers give them."""

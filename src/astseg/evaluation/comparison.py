@@ -1,0 +1,133 @@
+"""Evaluations side by side: mean and deviation over runs, every image in a table, published figures beside them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from astseg.evaluation.evaluate import Evaluation
+from astseg.evaluation.published import PUBLISHED
+from astseg.runs.atomic import write_whole
+
+__all__ = ["Measured", "comparison_table", "described", "over_runs", "published_name", "summary", "write_per_image"]
+
+FIGURES = {"ARI-FG": ("ari_fg", "ARI_FG"), "mIoU": ("miou", "mIoU")}
+"""What papers give, and its names in the protocols."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One run, measured.
+
+    Attributes:
+        run: Its folder.
+        result: The figures.
+        circumstances: What a figure means nothing without: protocol, data, split, split_hash, count, size, crop,
+            seed, and how slots find their places and pixels their layer.
+        preset: Name of its preset.
+    """
+
+    run: Path
+    result: Evaluation
+    circumstances: dict[str, Any]
+    preset: str | None
+
+
+def over_runs(measured: Sequence[Measured]) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean and deviation of every figure over runs; the deviation is the sample's (n - 1), NaN of a single run."""
+    values = {name: np.array([one.result.mean[name] for one in measured]) for name in measured[0].result.mean}
+    mean = {name: float(of_runs.mean()) for name, of_runs in values.items()}
+    several = len(measured) > 1
+    deviation = {name: float(of_runs.std(ddof=1)) if several else math.nan for name, of_runs in values.items()}
+    return mean, deviation
+
+
+def summary(measured: Sequence[Measured]) -> dict[str, Any]:
+    """The figures ready for JSON: of one run flat, of several each, then mean and deviation; None for no number."""
+    flat = [{**one.result.summary(), **one.circumstances} for one in measured]
+    if len(flat) == 1:
+        return flat[0]
+    mean, deviation = (
+        {name: value if math.isfinite(value) else None for name, value in values.items()}
+        for values in over_runs(measured)
+    )
+    runs = [{"run": str(one.run), **values} for one, values in zip(measured, flat, strict=True)]
+    shared = {name: value for name, value in flat[0].items() if all(other.get(name) == value for other in flat)}
+    circumstances = {name: shared[name] for name in measured[0].circumstances if name in shared}
+    return {"mean": mean, "deviation": deviation, **circumstances, "runs": runs}
+
+
+def write_per_image(measured: Sequence[Measured], file: Path) -> None:
+    """Every figure of every image as CSV: ``run``, ``image``, then the figures; an empty cell for no number.
+
+    Raises:
+        UserError: The file cannot be written there.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = list(measured[0].result.per_image)
+    writer.writerow(["run", "image", *names])
+    for one in measured:
+        columns = [one.result.per_image[name] for name in names]
+        for image, *values in zip(one.result.names, *columns, strict=True):
+            writer.writerow([one.run, image, *("" if math.isnan(value) else f"{value:.6g}" for value in values)])
+    write_whole(file, lambda part: part.write_text(text.getvalue(), encoding="utf-8"))
+
+
+def published_name(presets: Sequence[str | None]) -> str | None:
+    """The data set of these presets, if they agree and papers give figures of it: ``clevr`` of ``clevr-ct``."""
+    found = {(preset or "").split("-")[0] for preset in presets}
+    name = found.pop() if len(found) == 1 else ""
+    return name if name in PUBLISHED else None
+
+
+def comparison_table(measured: Sequence[Measured], published: str | None) -> str:
+    """Markdown: the result, with what it was measured on, above the published figures with their sources.
+
+    Args:
+        measured: The runs, all on the same scenes.
+        published: A name in :data:`astseg.evaluation.published.PUBLISHED`, or None for the result alone.
+    """
+    mean, deviation = over_runs(measured)
+    cells = []
+    for names in FIGURES.values():
+        name = next((name for name in names if name in mean), None)
+        spread = f" ± {100 * deviation[name]:.1f}" if name is not None and len(measured) > 1 else ""
+        cells.append("-" if name is None else f"{100 * mean[name]:.1f}{spread}")
+    runs = ", ".join(f"`{one.run}`" for one in measured)
+    rows = [("**astseg**", *(f"**{cell}**" for cell in cells), f"{runs}; {described(measured[0].circumstances)}")]
+    rows += [tuple(figures) for figures in PUBLISHED.get(published or "", ())]
+    lines = [f"| model | {' | '.join(FIGURES)} | source |", "|-|-|-|-|", *(f"| {' | '.join(row)} |" for row in rows)]
+    notes = ["Percent, means over all images" + ("; deviation over runs (n - 1)." if len(measured) > 1 else ".")]
+    if published is not None:
+        notes.append(
+            f"Published figures are of {published} as its authors released it, after full training: they compare only"
+            " where the data above are those."
+        )
+    return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def described(circumstances: dict[str, Any]) -> str:
+    """The circumstances of a figure in words.
+
+    >>> described({"protocol": "astseg", "count": 50, "split": "test", "split_hash": "ab", "size": [64, 48],
+    ...            "crop": 0.8, "data": "clevr"})
+    'protocol astseg, 50 images of clevr, split test (ab), 64x48, crop 0.8'
+
+    How slots find their places and pixels their layer, and in which precision, is told where it is not as published.
+    """
+    values = {**circumstances, "size": "x".join(map(str, circumstances["size"]))}
+    noise = circumstances.get("colour_std", 0)
+    ours = [f", masks by weights and colours ({noise:g})"] if noise else []
+    ours += [", places by proposals"] if circumstances.get("proposals") else []
+    ours += [", backbone in bfloat16"] if circumstances.get("precision") == "bfloat16" else []
+    return (
+        "protocol {protocol}, {count} images of {data}, split {split} ({split_hash}), {size}, crop {crop:g}"
+    ).format(**values) + "".join(ours)

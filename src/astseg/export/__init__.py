@@ -1,0 +1,232 @@
+"""Hand masks over to tools in which people mend labels or train with them: CVAT, labelme, YOLO.
+
+::
+
+    OUT/annotations.xml                                     CVAT for images 1.1
+    OUT/NAME.json                                           labelme; OUT/images/NAME.png only for frames of videos
+    OUT/labels/NAME.txt, OUT/images/NAME.jpg, OUT/data.yaml     YOLO; pictures are links
+    OUT/export.json                                         which of these files are ours
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import escape
+
+from PIL import Image
+
+from astseg.data.paths import open_given
+from astseg.errors import UserError
+from astseg.export.formats import cvat_image, labelme_file, yolo_lines
+from astseg.export.segmented import Picture, Segmented, relative
+from astseg.runs.atomic import write_whole
+
+if TYPE_CHECKING:
+    from astseg.data import SceneSource
+
+__all__ = ["FORMATS", "ExportSummary", "export"]
+
+FORMATS = ("cvat", "labelme", "yolo")
+
+_MARK = "export.json"
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """What was done.
+
+    Attributes:
+        out: The folder.
+        pictures: The folder of the pictures that the labels are of.
+        images: Number of pictures handed over.
+        objects: Number of their objects.
+        skipped: For each picture that was left out, why, in a line that names it.
+    """
+
+    out: Path
+    pictures: Path
+    images: int
+    objects: int
+    skipped: tuple[str, ...]
+
+
+def export(
+    segmented: str | Path,
+    to: str,
+    out: str | Path | None = None,
+    *,
+    label: str = "object",
+    progress: Callable[[int, int], None] | None = None,
+) -> ExportSummary:
+    """Write the objects of a folder of results for another tool.
+
+    Args:
+        segmented: What ``astseg segment`` made.
+        to: One of :data:`FORMATS`.
+        out: Where to; None: a folder of that name in ``segmented``. Files that lie there are left alone.
+        label: What the objects are called.
+        progress: Called with the number of pictures done and their total.
+
+    Raises:
+        UserError: No such folder, an unknown format, an empty label, or files in ``out`` that would be overwritten and
+            are not of an earlier call.
+    """
+    if to not in FORMATS:
+        raise UserError(f"'{to}' is no format of export, choose from {', '.join(FORMATS)}")
+    if not label.strip() or not label.isprintable():
+        raise UserError(f"label is '{label!r}', expected a word such as 'object'")
+    source = Segmented(Path(segmented).expanduser())
+    folder = source.folder / to if out is None else Path(out).expanduser()
+    with _Files(folder, to) as files:
+        writer = _Writer(source, files, label)
+        write = {"cvat": writer.cvat, "labelme": writer.labelme, "yolo": writer.yolo}[to]
+        for done, _ in enumerate(write(), start=1):
+            if progress is not None:
+                progress(done, len(source))
+    drawn = folder / "images"
+    pictures = drawn if drawn.is_dir() else source.root
+    return ExportSummary(folder, pictures, writer.images, writer.objects, tuple(writer.skipped))
+
+
+class _Files:
+    """The files of an export, which a later one may replace: a mark lists them, also where this one is stopped."""
+
+    def __init__(self, folder: Path, to: str) -> None:
+        self.folder = folder
+        self._to = to
+        self._earlier: set[str] = set()
+        self._written: list[str] = []
+
+    def __enter__(self) -> _Files:
+        mark = self.folder / _MARK
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"'{self.folder}' is a file, expected a folder or a new name")
+        if mark.is_file():
+            try:
+                self._earlier = {str(name) for name in json.loads(mark.read_text(encoding="utf-8"))["files"]}
+            except (OSError, ValueError, KeyError, TypeError):
+                raise UserError(f"'{mark}' is broken: remove it, or choose another folder") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._written:
+            return
+        for name in sorted(self._earlier - set(self._written)):
+            if ".." not in Path(name).parts and not Path(name).is_absolute():
+                (self.folder / name).unlink(missing_ok=True)
+        text = json.dumps({"to": self._to, "files": self._written}) + "\n"
+        self.write(_MARK, lambda part: part.write_text(text, encoding="utf-8"), listed=False)
+
+    def write(self, name: str, write: Callable[[Path], object], *, listed: bool = True) -> None:
+        """Have a file written beside its place and renamed.
+
+        Raises:
+            UserError: It is there already and not of an earlier call, or cannot be written.
+        """
+        path = self.folder / name
+        if listed and name not in self._earlier and os.path.lexists(path):
+            raise UserError(f"'{path}' is there already: choose another folder with --out")
+        write_whole(path, write)
+        if listed:
+            self._written.append(name)
+
+
+class _Writer:
+    """The formats; each gives something after each picture."""
+
+    def __init__(self, source: Segmented, files: _Files, label: str) -> None:
+        self.images = self.objects = 0
+        self.skipped: list[str] = []
+        self._source = source
+        self._files = files
+        self._label = label
+        self._frames: SceneSource | None = None
+        self._number_of: dict[str, int] = {}
+
+    def cvat(self) -> Iterator[None]:
+        """One XML."""
+        with ExitStack() as stack:
+            part = self._files.folder / "annotations.xml.images"
+            self._files.folder.mkdir(parents=True, exist_ok=True)
+            stack.callback(lambda: part.unlink(missing_ok=True))
+            with part.open("w", encoding="utf-8") as file:
+                label = escape(self._label)
+                names = f"<meta><task><labels><label><name>{label}</name></label></labels></task></meta>"
+                file.write(
+                    f'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n  {names}\n'
+                )
+                for picture in self._pictures():
+                    file.write(cvat_image(picture, self._label) + "\n")
+                    yield
+                file.write("</annotations>\n")
+            self._files.write("annotations.xml", lambda beside: os.replace(part, beside))
+
+    def labelme(self) -> Iterator[None]:
+        """A JSON a picture."""
+        for picture in self._pictures():
+            file = self._source.file_of(picture)
+            if file is None:
+                file = self._draw(picture)
+            if file is not None:
+                here = (self._files.folder / picture.result).parent
+                content = json.dumps(labelme_file(picture, self._label, relative(file, here)), indent=2)
+                self._write_text(f"{picture.result}.json", content + "\n")
+            yield
+
+    def yolo(self) -> Iterator[None]:
+        """A text a picture, with the picture beside it in ``images``, and ``data.yaml``."""
+        for picture in self._pictures():
+            file = self._source.file_of(picture)
+            if file is not None:
+                self._link(picture, file)
+            if file is not None or self._draw(picture) is not None:
+                self._write_text(f"labels/{picture.result}.txt", yolo_lines(picture))
+            yield
+        # Without a path in it, folders are looked for beside the yaml.
+        names = json.dumps(self._label, ensure_ascii=False)
+        self._write_text("data.yaml", f"train: images\nval: images\nnames:\n  0: {names}\n")
+
+    def _pictures(self) -> Iterator[Picture]:
+        """All pictures whose names are text; they are counted."""
+        for index in range(len(self._source)):
+            picture = self._source[index]
+            if not picture.is_text:
+                self.skipped.append(f"'{picture.name}' has a name that is no text: rename it and segment again")
+                continue
+            self.images += 1
+            self.objects += len(picture.objects)
+            yield picture
+
+    def _link(self, picture: Picture, file: Path) -> None:
+        """Put a link to a picture into ``images``."""
+        name = f"images/{picture.result}{file.suffix}"
+        target = file.absolute()
+        self._files.write(name, lambda part: part.symlink_to(target))
+
+    def _draw(self, picture: Picture) -> Path | None:
+        """Write a frame of a video, or a scene of a file of scenes, as a picture; None where it cannot be read."""
+        if self._frames is None:
+            self._frames, _ = open_given(self._source.given)
+            names = (self._frames.scene_name(index) for index in range(len(self._frames)))
+            self._number_of = {name: index for index, name in enumerate(names)}
+        try:
+            if picture.name not in self._number_of:
+                raise UserError(f"'{picture.name}' is not there any more: put it back where it was")
+            image, _ = self._frames.read(self._number_of[picture.name])
+        except UserError as error:
+            self.skipped.append(str(error))
+            self.images -= 1
+            self.objects -= len(picture.objects)
+            return None
+        name = f"images/{picture.result}.png"
+        self._files.write(name, lambda part: Image.fromarray(image).save(part, format="PNG", compress_level=1))
+        return self._files.folder / name
+
+    def _write_text(self, name: str, text: str) -> None:
+        self._files.write(name, lambda part: part.write_text(text, encoding="utf-8"))

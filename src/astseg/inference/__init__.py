@@ -1,0 +1,1 @@
+"""A trained network to label maps, objects and files."""

@@ -1,0 +1,98 @@
+"""Slots that take their places from regions: the model looks where its background does not explain what is seen.
+
+Ours, not in the paper, and only outside of training. The encoder learns from the training pictures where objects are,
+and partly by heart: in new pictures it overlooks objects, and frames others askew. Where an image differs from its own
+background is known for every picture, though, and the second look draws what lies in any frame. So a slot that means
+the object of a region moves there, the region of an object that was missed gets a slot that is off, and where two
+slots mean one object, one of them goes off. What has no region, such as an object half hidden behind another of its
+colour, stays where the encoder saw it. A region shows what can be seen: hidden parts beyond its frame are not drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from astseg.discovery.components import ON_MARGIN, Components
+from astseg.model.ops import index_like
+from astseg.types import ObjectLatents
+
+__all__ = ["box_overlap", "assign_proposals"]
+
+MATCH = 0.5
+"""Frames of a slot and of a region mean the same object if their intersection is this part of their union."""
+
+ABSENT = 20.0
+"""The background outweighs a slot that is off by e^20. It is not drawn (:data:`astseg.model.renderer.OFF`)."""
+
+
+def assign_proposals(
+    latents: ObjectLatents, attention: Tensor, regions: Components, *, behind: Tensor, scale_range: tuple[float, float]
+) -> tuple[ObjectLatents, Tensor, Tensor]:
+    """Move slots to the regions of their images.
+
+    Args:
+        latents: The objects of B images, as the encoder sees them.
+        attention: B x K x h x w.
+        regions: R regions at most of each image, the largest first, on the same device.
+        behind: Log alpha_0, scalar, without a term of the pixels; slots that do not exceed it are off.
+        scale_range: Smallest and largest inverse scale.
+
+    Returns:
+        Latents, attention, and which slots have regions that were missed, B x K. A slot with a region has its
+        frame, its cells as attention, and exceeds the background by :data:`astseg.discovery.components.ON_MARGIN` at least; the
+        other ones are as they were, or off. Where regions are more than slots, the smallest go without.
+    """
+    position, scale = (numbers.to(latents.position) for numbers in regions.frames(latents.scale.shape[-1], scale_range))
+    on = latents.log_activation > behind  # B x K
+    overlap = box_overlap(latents.position, latents.scale, position, scale)  # B x K x R
+    overlap = overlap * (on[:, :, None] & regions.present[:, None])
+    slots, number = overlap.shape[1:]
+    nearest = functional.one_hot(overlap.argmax(dim=2), number).bool()
+    claimed = nearest & (overlap >= MATCH)
+    first = functional.one_hot((overlap * claimed).argmax(dim=1), slots).mT.bool() & claimed  # one slot a region
+    free = ~on | (claimed & ~first).any(dim=2)
+    left = regions.present & ~claimed.any(dim=1)  # B x R
+    # The first region that is left gets the first slot that is free, and so on.
+    turn = free.cumsum(dim=1)[:, :, None] == left.cumsum(dim=1)[:, None]
+    given = turn & free[:, :, None] & left[:, None]
+    taken = first | given
+    moved, region = taken.any(dim=2), taken.float().argmax(dim=2)  # B x K
+    kept = torch.where(free, behind - ABSENT, latents.log_activation)
+    placed = replace(
+        latents,
+        position=torch.where(moved[..., None], _of(position, region), latents.position),
+        scale=torch.where(moved[..., None], _of(scale, region), latents.scale),
+        log_activation=torch.where(moved, kept.clamp_min(behind + ON_MARGIN), kept),
+    )
+    cells = regions.cells((attention.shape[2], attention.shape[3])).to(attention)
+    cells = cells / cells.sum(dim=(2, 3), keepdim=True).clamp_min(torch.finfo(cells.dtype).tiny)
+    return placed, torch.where(moved[..., None, None], _of(cells, region), attention), given.any(dim=2)
+
+
+def box_overlap(position: Tensor, scale: Tensor, other_position: Tensor, other_scale: Tensor) -> Tensor:
+    """Intersection over union of what the glimpses of two sets cover.
+
+    Args:
+        position: B x K x 2, (x, y) in [-1, 1].
+        scale: B x K x S, inverse scale.
+        other_position: B x R x 2.
+        other_scale: B x R x S.
+
+    Returns:
+        B x K x R in [0, 1].
+    """
+    half, other_half = (1 / numbers.expand(*numbers.shape[:2], 2) for numbers in (scale, other_scale))
+    start = torch.maximum((position - half)[:, :, None], (other_position - other_half)[:, None])
+    end = torch.minimum((position + half)[:, :, None], (other_position + other_half)[:, None])
+    common = (end - start).clamp_min(0).prod(dim=-1)
+    areas = (2 * half).prod(dim=-1)[:, :, None] + (2 * other_half).prod(dim=-1)[:, None]
+    return common / (areas - common)
+
+
+def _of(numbers: Tensor, region: Tensor) -> Tensor:
+    """Numbers of the regions B x R x ..., for each slot those of its region (B x K): B x K x ..."""
+    return numbers.gather(1, index_like(region, numbers))

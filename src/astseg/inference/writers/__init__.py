@@ -1,0 +1,1 @@
+"""Files of predictions: masks, tables, overlays, videos."""

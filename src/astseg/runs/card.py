@@ -1,0 +1,68 @@
+"""The card of a run, ``README.md`` in its folder: what this model is, how it came about, how to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from astseg.runs.folder import RunFolder
+from astseg.config import Config
+from astseg.model.backbones.segformer import licence_notice
+from astseg.runs.atomic import write_whole
+
+__all__ = ["write_card"]
+
+
+def _origin(about: Mapping[str, Any]) -> list[str]:
+    """What this is and what it learnt from."""
+    what = "A model that finds, separates and redraws the objects of images (AST-Seg, WACV 2023)"
+    if about.get("imported"):
+        return [
+            f"{what}, trained by the authors' program.",
+            "",
+            f"- imported from {about['imported']}, fingerprint {about['fingerprint']}",
+        ]
+    images = f"{about['images']} images, fingerprint {about['fingerprint']}"
+    return [f"{what}, trained by astseg on images alone.", "", f"- data: {about['data']} ({about['split']}), {images}"]
+
+
+def write_card(
+    run: RunFolder, config: Config, about: Mapping[str, Any], metrics: Mapping[str, Any] | None = None
+) -> None:
+    """Write the card.
+
+    Args:
+        run: The run folder.
+        config: Its settings.
+        about: Data, seed, preset and so on, as in ``config.json``.
+        metrics: Figures of an evaluation, where there is one.
+    """
+    model, objects = config.model, config.objects
+    notice = licence_notice(model.backbone_weights)
+    lines = [
+        f"# {run.path.name}",
+        "",
+        *_origin(about),
+        f"- preset {about['preset']}, seed {about['seed']}, astseg {about['astseg']}",
+        f"- images {model.image_size[0]}x{model.image_size[1]}, at most {model.slots} objects,"
+        f" backbone {model.backbone},"
+        f" refinement {model.refinement}, background {model.background_width} ({model.background_form})",
+        f"- background {config.background.steps} steps, objects {objects.steps} steps ({objects.scenario}),"
+        f" batch {objects.batch}, learning rate {objects.learning_rate:g}, guidance {objects.pseudo_label_weight:g}",
+        *([f"- {notice}"] if notice else []),
+        "",
+        "Every setting is in `config.json`"
+        + ("." if about.get("imported") else ", every number of the training in `log.jsonl`, pictures in `panels/`."),
+        "",
+        "```python",
+        "from astseg import Segmenter",
+        "",
+        f'prediction = Segmenter.from_pretrained("{run.path}").predict("picture.png")',
+        "prediction.labels, prediction.objects, prediction.background",
+        "```",
+        "",
+    ]
+    if metrics:
+        rows = [f"| {name} | {value:.4f} |" for name, value in metrics.items() if isinstance(value, float)]
+        lines += [f"Measured on {metrics.get('count')} scenes:", "", "| figure | mean |", "|-|-|", *rows, ""]
+    write_whole(run.path / "README.md", lambda part: part.write_text("\n".join(lines)))

@@ -1,0 +1,262 @@
+"""A run folder that a person can read: configuration, weights, training state, log.
+
+::
+
+    RUN/config.json             every setting, the preset, the data, the seed, the version of this format
+    RUN/model.safetensors       the weights, for use
+    RUN/best.safetensors        those with which pictures came back best, of all that were ever saved
+    RUN/training_state/         weights and optimiser in the middle of a run, to go on from; no pickle
+    RUN/training_state.before/  the state before that one
+    RUN/log.jsonl               every number of the training, a line a step
+    RUN/metrics.json            the last evaluation
+    RUN/panels/                 pictures, written during training too
+    RUN/divergence/                batches whose losses were not finite, if there were any
+    RUN/README.md               the card: what this is and how to use it
+
+Files are written beside their place, brought to the disk and renamed, so that what lies there is whole
+(:mod:`astseg.runs.tensors`, :mod:`astseg.runs.states`).
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from astseg.config import Config, from_dict, to_dict
+from astseg.config.device import default_device, resolved
+from astseg.runs.atomic import BrokenFileError, cannot_write, sync, write_durably, write_json
+from astseg.runs.tensors import header, save_tensors
+from astseg.runs.lock import LOCK_NAME, FolderLock
+from astseg.model.astseg import AstSeg, build
+from astseg.runs.states import PHASES, StateStore, TrainingState, load_weights
+from astseg.errors import UserError
+
+__all__ = ["FORMAT", "RunFolder", "TrainingState", "load_model", "write_json"]
+
+FORMAT = 1
+"""Version of the run folder. Folders of this and of every lower one are read."""
+
+SAME_NUMBERS = ("cuda_graphs",)
+"""Settings that a run may go on with otherwise, since they change how fast a step is and not what it does."""
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, stacklevel=5)  # the caller of `load_state` or `restore`
+
+
+class RunFolder:
+    """The files of one run; made when first written to."""
+
+    def __init__(self, path: Path, *, tell: Callable[[str], None] = _warn) -> None:
+        """Take a folder, which may not exist yet.
+
+        Args:
+            path: The folder.
+            tell: Called with a line when a state is broken and the one before it is used.
+
+        Raises:
+            UserError: It is a file.
+        """
+        if path.exists() and not path.is_dir():
+            raise UserError(f"'{path}' is a file, expected a run folder or a new name")
+        self.path = path
+        self.states = StateStore(path, tell)
+        self.log_path = path / "log.jsonl"
+        self.panels = path / "panels"
+
+    def save_config(self, config: Config, **about: Any) -> None:
+        """Write ``config.json``; about: preset, data, seed and whatever else a reader wants to know."""
+        write_json(self.path / "config.json", {"format": FORMAT, **about, **to_dict(config)})
+
+    def lock(self) -> FolderLock:
+        """Holds the folder while it is entered, so that no second run writes into it."""
+        return FolderLock(self.path)
+
+    def load_config(self) -> tuple[Config, dict[str, Any]]:
+        """The configuration, and what was said about it.
+
+        Raises:
+            UserError: No run folder, or a broken ``config.json``.
+        """
+        file = self.path / "config.json"
+        if not self.path.is_dir():
+            raise UserError(f"'{self.path}' is not there, expected a run folder made by 'astseg train'")
+        if not file.is_file():
+            raise UserError(f"'{self.path}' has no config.json, expected a run folder made by 'astseg train'")
+        try:
+            values = json.loads(file.read_text())
+            version = values.pop("format", FORMAT)
+            if type(version) is not int or version < 1:
+                raise ValueError(f"format is {version!r}, expected a whole number from 1")
+            if version > FORMAT:
+                raise UserError(
+                    f"'{file}' is of format {version}, and this astseg reads up to {FORMAT}: install a newer astseg"
+                )
+            # Runs from before there were variants know nothing of them.
+            parts = {name: values.pop(name) for name in to_dict(Config()) if name in values or name != "augment"}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"'{file}' is broken ({error}): restore it or train again") from None
+        return from_dict(parts), values
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a run lies here."""
+        return (self.path / "config.json").exists()
+
+    def check_new_or_begun(self) -> None:
+        """Make sure that nobody else's files lie here; a folder of scenes may.
+
+        Raises:
+            UserError: The folder holds something else.
+        """
+        # A run that was killed as it began leaves a lock, or its configuration half written.
+        ours = ("scenes", LOCK_NAME, "config.json.part")
+        if not self.is_begun and self.path.is_dir() and any(item.name not in ours for item in self.path.iterdir()):
+            raise UserError(f"'{self.path}' is not empty and holds no run: choose another folder")
+
+    def begin(self, config: Config, about: Mapping[str, Any]) -> Config:
+        """Write the configuration of a new run, or make sure that a run that goes on is the same one.
+
+        Between the background and the objects, the background stays as it was trained and the objects may be planned
+        anew: ``astseg train-background`` and ``astseg train`` each know the steps of their own part.
+
+        Args:
+            config: Every setting; those of :data:`SAME_NUMBERS` may differ from the run's. A precision that is ``auto``
+                is settled here, once for the whole run.
+            about: Preset, data, seed and so on; ``fingerprint`` of the images and ``seed`` must not change.
+
+        Returns:
+            The configuration of the run.
+
+        Raises:
+            UserError: The folder holds another run, or something else, or cannot be written.
+        """
+        self.check_new_or_begun()
+        if not self.is_begun:
+            config = resolved(config, default_device())
+            self.save_config(config, **about)
+            return config
+        old, before = self.load_config()
+        config = resolved(config, default_device(), before=old)
+        state = self.load_state()
+        if state is not None and (state.phase, state.step) == ("objects", 0):
+            config, old = replace(config, background=old.background), replace(old, objects=config.objects)
+        changed = [
+            f"{name} ({before.get(name)}, now {about[name]})"
+            for name in ("fingerprint", "seed")
+            if before.get(name) != about[name]
+        ]
+        now = to_dict(config)
+        changed += [
+            f"{part}.{name} ({value}, now {now[part][name]})"
+            for part, values in to_dict(old).items()
+            for name, value in values.items()
+            if now[part][name] != value and name not in SAME_NUMBERS
+        ]
+        if changed:
+            raise UserError(f"'{self.path}' holds a run that differs in {', '.join(changed)}: choose another folder")
+        self.save_config(config, **{**before, **about})
+        self._tidy()
+        self.trim_log(*((state.phase, state.step) if state is not None else ("background", 0)))
+        return config
+
+    def _tidy(self) -> None:
+        """Remove what writes that were killed have left behind; none must be going on."""
+        self.states.tidy()
+        for part in (*self.path.glob("*.part"), *self.panels.glob("*.part")):
+            if part.is_file():
+                part.unlink(missing_ok=True)
+
+    def save_weights(self, model: nn.Module) -> None:
+        """Write ``model.safetensors``."""
+        save_tensors(self.path / "model.safetensors", model.state_dict(), {})
+
+    def keep_best(self, model: nn.Module, reconstruction: float, *, phase: str, step: int) -> None:
+        """Write ``best.safetensors`` if no weights that lie there reconstruct better.
+
+        Args:
+            model: The model.
+            reconstruction: Mean loss of the steps since the last call, 0 or more.
+            phase: Where the run stands.
+            step: Finished steps.
+        """
+        file = self.path / "best.safetensors"
+        try:
+            if float(header(file)["reconstruction"]) <= reconstruction:
+                return
+        except (FileNotFoundError, BrokenFileError, ValueError, KeyError):
+            pass  # there is none, or it is broken and of no use
+        about = {"reconstruction": repr(reconstruction), "phase": phase, "step": str(step)}
+        save_tensors(file, model.state_dict(), about)
+
+    def save_state(self, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+        """Write ``training_state/``, whole or not at all; first the log of the steps before it is on the disk.
+
+        Raises:
+            UserError: It cannot be written; the states that were there are untouched.
+        """
+        try:
+            if self.log_path.exists():
+                sync(self.log_path)
+        except OSError as error:
+            raise cannot_write(self.log_path, error) from error
+        self.states.save(state, model, optimizer)
+
+    def load_state(self) -> TrainingState | None:
+        """Where the run stands, or None where it has not begun.
+
+        Raises:
+            UserError: Broken states.
+        """
+        return self.states.load()
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Put the saved weights, and the optimiser's moments, back in place.
+
+        Raises:
+            UserError: Missing, broken or other weights or moments.
+        """
+        self.states.restore(model, optimizer)
+
+    def trim_log(self, phase: str, step: int) -> None:
+        """Drop the lines of the log that are younger than the saved state, so that no step stands there twice."""
+        if not self.log_path.is_file():
+            return
+        kept = []
+        for line in self.log_path.read_text(errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+                is_told = (_loop(entry["phase"]), entry["step"]) <= (_loop(phase), step)
+            except (ValueError, KeyError, TypeError, RecursionError):  # the run was killed while it wrote this line
+                continue
+            if is_told:
+                kept.append(line + "\n")
+        write_durably(self.log_path, "".join(kept).encode())
+
+
+def _loop(phase: str) -> int:
+    """Which loop a phase belongs to; steps are counted through guided, objects and joint, whose order says nothing."""
+    return min(PHASES.index(phase), 1)
+
+
+def load_model(path: Path) -> tuple[AstSeg, Config]:
+    """The trained model of a run folder, in evaluation mode.
+
+    Raises:
+        UserError: No run folder, no weights, or weights of another model.
+    """
+    run = RunFolder(path)
+    config, _ = run.load_config()
+    weights = path / "model.safetensors"
+    if not weights.is_file():
+        raise UserError(f"'{path}' has no model.safetensors: its training has not saved any weights yet")
+    model = build(replace(config.model, backbone_weights=None))  # the file holds them all
+    load_weights(model, weights)
+    return model.eval(), config

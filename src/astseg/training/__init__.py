@@ -1,0 +1,1 @@
+"""A configuration and images to a trained network."""

@@ -1,0 +1,59 @@
+"""What is replayed on a GPU is the module itself elsewhere; what goes in and out as tensors keeps its names."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from astseg.model.astseg import AstSeg, build
+from astseg.training.cuda_graphs import Locating, Replayed, Scene
+from astseg.types import ObjectLatents
+from tiny import MODEL
+
+B, (H, W) = 2, MODEL.image_size
+
+
+@pytest.fixture
+def model() -> AstSeg:
+    torch.manual_seed(0)
+    return build(replace(MODEL, glimpse_crop=8, dropout=0.0))
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(B, 3, H, W)
+
+
+def assert_same_latents(one: ObjectLatents, other: ObjectLatents) -> None:
+    for field in fields(ObjectLatents):
+        assert torch.equal(getattr(one, field.name), getattr(other, field.name)), field.name
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_scene_in_tensors_is_the_scene(model: AstSeg, images: Tensor, given: bool) -> None:
+    background = [torch.rand(B, 3, H, W)] * given
+    output = Scene.output(Replayed(Scene(model), precision="float32", graphs=True)(images, *background))
+    expected = model(images, *background, layers=False)
+    assert_same_latents(output.latents, expected.latents)
+    for name in ("attention", "background", "weights", "reconstruction"):
+        assert torch.equal(getattr(output, name), getattr(expected, name)), name
+    assert output.layers is None and output.masks is None
+
+
+def test_locating_in_tensors_is_locating(model: AstSeg, images: Tensor) -> None:
+    latents, attention = Locating.output(Replayed(Locating(model.encoder), precision="float32", graphs=True)(images))
+    expected, attended = model.encoder.locate(images)
+    assert_same_latents(latents, expected)
+    assert torch.equal(attention, attended)
+
+
+def test_low_precision_is_that_of_the_module_and_not_of_its_gradients(model: AstSeg, images: Tensor) -> None:
+    seen = []
+    generator = model.renderer.generator
+    generator.register_forward_hook(lambda module, given, glimpses: seen.append(glimpses.dtype))
+    output = Scene.output(Replayed(Scene(model), precision="bfloat16", graphs=True)(images))
+    assert seen == [torch.bfloat16]
+    assert not torch.is_autocast_enabled("cpu")
+    output.reconstruction.sum().backward()
+    assert all(one.grad is not None and one.grad.dtype == torch.float32 for one in generator.parameters())
