@@ -26,6 +26,7 @@ from astseg.config.presets import preset
 from astseg.data import load_scenes
 from astseg.data.synthetic.generate import FAMILIES, render_scenes
 from astseg.evaluation.evaluate import evaluate
+from astseg.inference.pipeline import Pipeline
 from astseg.model.astseg import AstSeg
 from astseg.runs.folder import RunFolder
 from astseg.training.logging import Reporter
@@ -89,7 +90,7 @@ def run(
     def point(model: AstSeg, phase: str, step: int) -> None:
         nonlocal measuring
         start = time.perf_counter()
-        means = evaluate(model, test).mean
+        means = evaluate(Pipeline(model), test).mean
         figures = {name: round(means[name], 4) for name in ("ari_fg", "miou", "mse", "slots_used")}
         done = round((start - begun - measuring) / 60, 3)
         curve.append({"minutes": done, "phase": phase, "step": step, "images": seen, **figures})

@@ -86,10 +86,12 @@ class SceneOutput:
         masks: B x K x H x W in [0, 1], each object's own mask before occlusion; None without layers.
         weights: B x L x H x W, layer weights that sum to one, 0 = background.
         reconstruction: B x 3 x H x W in [0, 1].
-        posterior: B x L x H x W, what pixels belong to by their colours as well (:mod:`astseg.inference.mask_posterior`); None
-            where the weights alone decide.
-        missed: B x K, bool, which objects the encoder missed and proposals placed; others they moved, and gave
-            them the attention that fits (:mod:`astseg.inference.proposals`). None where the encoder alone decides.
+        colour_errors: B x L x H x W, squared error of each layer's colours, summed over RGB, without a gradient;
+            anything where its weight is 0. None where it was not asked for.
+        posterior: B x L x H x W, the mask posterior (:mod:`astseg.inference.mask_posterior`), sums to one over the
+            layers; None from the network alone.
+        missed: B x K, bool, slots that were given components which the encoder had missed
+            (:mod:`astseg.inference.proposals`); None from the network alone.
     """
 
     latents: ObjectLatents
@@ -99,10 +101,11 @@ class SceneOutput:
     masks: Tensor | None
     weights: Tensor
     reconstruction: Tensor
+    colour_errors: Tensor | None = None
     posterior: Tensor | None = None
     missed: Tensor | None = None
 
     @property
     def responsibilities(self) -> Tensor:
-        """B x L x H x W, sums to one over the layers; a pixel belongs to the largest, 0 = background."""
+        """B x L x H x W, the posterior or else the weights; a pixel belongs to the largest, 0 = background."""
         return self.weights if self.posterior is None else self.posterior

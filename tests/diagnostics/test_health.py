@@ -12,6 +12,7 @@ from astseg.cli import main
 from astseg.config import BackgroundConfig, Config, ModelConfig, ObjectsConfig
 from astseg.diagnostics.health import Health, early_warning, examine, judge
 from astseg.errors import UserError
+from astseg.inference.pipeline import Pipeline
 from astseg.model.astseg import AstSeg, build
 from astseg.runs.folder import RunFolder
 from astseg.training.logging import Reporter
@@ -79,7 +80,7 @@ def words(health: Health, name: str) -> str:
 
 
 def test_too_few_slots(trained: AstSeg) -> None:
-    health, each = examine(trained, scenes(40))
+    health, each = examine(Pipeline(trained), scenes(40))
     assert health.used == pytest.approx(each["used"].mean())
     assert health.full > 0.9
     assert "full" in names(health)
@@ -106,7 +107,7 @@ def test_two_slots_on_one_object(trained: AstSeg) -> None:
         last.weight[1] = 0.97 * last.weight[0]
         if last.bias is not None:
             last.bias[1] = 0.97 * last.bias[0]
-    health, each = examine(model, scenes(30))
+    health, each = examine(Pipeline(model), scenes(30))
     assert health.doubled > 0.5
     assert each["doubled"].mean() == health.doubled
     assert "doubled" in names(health)
@@ -115,8 +116,8 @@ def test_two_slots_on_one_object(trained: AstSeg) -> None:
     refine = model.encoder.refinement.forward
     model.encoder.refinement.forward = lambda pooled: refine(pooled)[:, :1].expand_as(pooled)
     model.encoder.backbone.register_forward_hook(lambda *call: call[-1][:, [0, 0, *range(2, call[-1].shape[1])]])
-    assert examine(model, scenes(30))[0].doubled < 0.1
-    assert examine(trained, scenes(30))[0].doubled < 0.2
+    assert examine(Pipeline(model), scenes(30))[0].doubled < 0.1
+    assert examine(Pipeline(trained), scenes(30))[0].doubled < 0.2
 
 
 def test_slots_that_stand_still_and_cover_everything() -> None:
@@ -130,7 +131,7 @@ def test_slots_that_stand_still_and_cover_everything() -> None:
         projection.weight.zero_()
         projection.bias.zero_()
         projection.bias[2:4] = -9.0  # as large as can be
-    health, _ = examine(model, scenes(20))
+    health, _ = examine(Pipeline(model), scenes(20))
     assert health.still
     assert health.foreground > 0.5
     assert {"still", "foreground"} <= names(health)
@@ -146,14 +147,16 @@ class Copying(nn.Module):
 def test_a_background_that_takes_over_objects() -> None:
     model = fresh()
     model.background_model = Copying()  # type: ignore[assignment]
-    health, _ = examine(model, scenes(20))
+    health, _ = examine(Pipeline(model), scenes(20))
     assert health.absorbed > 0.9
     assert "absorbed" in names(health)
     assert health.unexplained < 0.01
     assert "nothing learnt" not in names(health)  # everything is explained
     varied = scenes(20)
     noise = np.random.default_rng(1).integers(0, 255, varied.images.shape).astype(np.uint8)
-    assert np.isnan(examine(model, replace(varied, images=noise))[0].absorbed)  # no common background, no saying
+    assert np.isnan(
+        examine(Pipeline(model), replace(varied, images=noise))[0].absorbed
+    )  # no common background, no saying
 
 
 def test_every_figure_has_its_words() -> None:
@@ -178,13 +181,13 @@ def test_every_figure_has_its_words() -> None:
 
 def test_the_model_stays_as_it_was(trained: AstSeg) -> None:
     trained.train()
-    examine(trained, scenes(9), batch_size=4)
+    examine(Pipeline(trained), scenes(9), batch_size=4)
     assert trained.training
     trained.eval()
-    one, other = (examine(trained, scenes(9), batch_size=size)[0] for size in (4, 9))
+    one, other = (examine(Pipeline(trained), scenes(9), batch_size=size)[0] for size in (4, 9))
     assert one.background_error == pytest.approx(other.background_error, rel=1e-4)
     with pytest.raises(UserError, match="no pictures"):
-        examine(trained, SceneArrays(np.zeros((0, 28, 48, 3), np.uint8), None, (), "none"))
+        examine(Pipeline(trained), SceneArrays(np.zeros((0, 28, 48, 3), np.uint8), None, (), "none"))
 
 
 def test_early_warnings() -> None:

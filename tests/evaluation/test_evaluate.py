@@ -10,7 +10,7 @@ from astseg.config import ModelConfig
 from astseg.errors import UserError
 from astseg.evaluation.evaluate import evaluate
 from astseg.evaluation.metrics import segmentation_metrics
-from astseg.inference.pipeline import at_once, inference, scene_outputs
+from astseg.inference.pipeline import Pipeline, at_once, inference, scene_outputs
 from astseg.model.astseg import AstSeg, build
 from astseg.types import SceneArrays
 
@@ -47,8 +47,8 @@ def make_scenes(*, labelled: bool = True, count: int = N) -> SceneArrays:
 def test_means_are_over_all_images_whatever_the_batches(model: AstSeg) -> None:
     scenes = make_scenes()
     told = []
-    one = evaluate(model, scenes, batch_size=2, progress=lambda done, total: told.append((done, total)))
-    all_at_once = evaluate(model, scenes, batch_size=N)
+    one = evaluate(Pipeline(model), scenes, batch_size=2, progress=lambda done, total: told.append((done, total)))
+    all_at_once = evaluate(Pipeline(model), scenes, batch_size=N)
     assert told == [(2, N), (4, N), (5, N)]
     assert one.count == N
     assert one.names == scenes.names
@@ -64,11 +64,11 @@ def test_means_are_over_all_images_whatever_the_batches(model: AstSeg) -> None:
 
 def test_a_processor_takes_equal_parts_that_fit_its_caches(model: AstSeg, monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = make_scenes()
-    whole = evaluate(model, scenes, keep=4)
+    whole = evaluate(Pipeline(model), scenes, keep=4)
     monkeypatch.setattr(module, "PIXELS_AT_ONCE", 2.5 * H * W / torch.get_num_threads())
     assert [at_once(model, most) for most in (1, 2, 3, 5, 6, 7, 100)] == [1, 2, 2, 2, 2, 2, 2]
     told = []
-    parts = evaluate(model, scenes, keep=4, progress=lambda done, _: told.append(done))
+    parts = evaluate(Pipeline(model), scenes, keep=4, progress=lambda done, _: told.append(done))
     assert told == [2, 4, 5]
     for name, values in parts.per_image.items():
         np.testing.assert_allclose(values, whole.per_image[name], rtol=1e-4, atol=1e-5)
@@ -86,7 +86,7 @@ def test_values_are_those_of_the_model_output(model: AstSeg) -> None:
     scenes = make_scenes()
     assert scenes.labels is not None
     scenes.labels[1] = 3  # no background at all
-    result = evaluate(model, scenes, keep=4)
+    result = evaluate(Pipeline(model), scenes, keep=4)
     output = scene_outputs(model, scenes.images)
     predicted = output.weights.argmax(1)
     images = torch.from_numpy(scenes.images).permute(0, 3, 1, 2) / 255
@@ -107,14 +107,16 @@ def test_values_are_those_of_the_model_output(model: AstSeg) -> None:
 
 
 def test_without_labels_only_what_needs_none(model: AstSeg) -> None:
-    result = evaluate(model, make_scenes(labelled=False))
+    result = evaluate(Pipeline(model), make_scenes(labelled=False))
     assert set(result.mean) == LABEL_FREE
     assert json.loads(json.dumps(result.summary(), allow_nan=False)) == {"count": N, **result.mean}
 
 
 def test_protocols(model: AstSeg) -> None:
     scenes = make_scenes()
-    own, reference, clevrtex = (evaluate(model, scenes, protocol=name) for name in ("astseg", "reference", "clevrtex"))
+    own, reference, clevrtex = (
+        evaluate(Pipeline(model), scenes, protocol=name) for name in ("astseg", "reference", "clevrtex")
+    )
     assert own.protocol == "astseg"
     assert own.mean["miou"] != reference.mean["miou"]  # there are labels above K
     assert "ARI_FG" in clevrtex.mean
@@ -125,7 +127,7 @@ def test_summary_has_none_for_what_is_not_a_number(model: AstSeg) -> None:
     scenes = make_scenes()
     assert scenes.labels is not None
     scenes.labels[:] = 1
-    assert evaluate(model, scenes).summary()["background_mse"] is None
+    assert evaluate(Pipeline(model), scenes).summary()["background_mse"] is None
 
 
 def test_modes_and_random_state_come_back(model: AstSeg) -> None:
@@ -134,7 +136,7 @@ def test_modes_and_random_state_come_back(model: AstSeg) -> None:
     before = [module.training for module in model.modules()]
     images = torch.rand(2, 3, H, W)
     state = torch.get_rng_state()
-    evaluate(model, make_scenes(count=2))
+    evaluate(Pipeline(model), make_scenes(count=2))
     scene_outputs(model, images)
     assert [module.training for module in model.modules()] == before
     assert torch.equal(torch.get_rng_state(), state)
@@ -156,12 +158,12 @@ def test_modes_and_random_state_come_back(model: AstSeg) -> None:
 )
 def test_wrong_arguments_are_refused(model: AstSeg, changes: dict[str, object], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        evaluate(model, make_scenes(), **changes)  # type: ignore[arg-type]
+        evaluate(Pipeline(model), make_scenes(), **changes)  # type: ignore[arg-type]
 
 
 def test_wrong_scenes_are_refused(model: AstSeg) -> None:
     with pytest.raises(UserError, match="no scenes in made up"):
-        evaluate(model, make_scenes(count=0))
+        evaluate(Pipeline(model), make_scenes(count=0))
     turned = SceneArrays(np.zeros((2, W, H, 3), np.uint8), None, ("a", "b"), "made up")
     with pytest.raises(UserError, match="scenes are 48x32, expected the model's 32x48"):
-        evaluate(model, turned)
+        evaluate(Pipeline(model), turned)

@@ -10,7 +10,7 @@ from torch import Tensor
 from astseg import Segmenter
 from astseg.discovery.components import Components, label_components
 from astseg.inference.mask_posterior import mask_posterior, visible_slots
-from astseg.inference.pipeline import inference
+from astseg.inference.pipeline import Pipeline, inference
 from astseg.model.astseg import AstSeg, build
 from astseg.model.ops import SPECK
 from tiny import MODEL
@@ -167,7 +167,7 @@ def test_predictions_are_what_is_measured(model: AstSeg) -> None:
     with inference(model):
         expected = model(torch.from_numpy(images).permute(0, 3, 1, 2) / 255).responsibilities.argmax(dim=1)
     for layers in (True, False):
-        predictions = Segmenter(model).predict(images, layers=layers)
+        predictions = Segmenter(Pipeline(model)).predict(images, layers=layers)
         assert isinstance(predictions, list)
         found = np.stack([prediction.labels for prediction in predictions])
         assert np.array_equal(found, expected.numpy())

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from astseg import __version__
+from astseg.cli import arguments
+from astseg.cli.evaluate import figures
 from astseg.cli.report import make_report
 from astseg.config.presets import preset
 from astseg.data import fingerprint, load_scenes
@@ -17,9 +18,11 @@ from astseg.data.synthetic.generate import write_scenes
 from astseg.diagnostics.visualize import panel
 from astseg.errors import UserError
 from astseg.evaluation.evaluate import Evaluation, evaluate
+from astseg.inference.pipeline import Pipeline
 from astseg.runs.atomic import write_json
 from astseg.runs.card import write_card
 from astseg.runs.folder import RunFolder
+from astseg.runs.info import RunInfo
 from astseg.training.logging import Reporter, spelled_time
 from astseg.training.loop import train
 from astseg.training.monitor import TrainingMonitor, few
@@ -28,7 +31,7 @@ from astseg.types import SceneArrays
 if TYPE_CHECKING:
     from astseg.cli.arguments import Demo
 
-__all__ = ["run_demo"]
+__all__ = ["demo", "run_demo"]
 
 PRESET = "small"
 SIZE = 64
@@ -59,23 +62,21 @@ def demo_in(folder: RunFolder, command: Demo, console: Console) -> Evaluation:
     folder.check_new_or_begun()
     train_scenes = made_scenes(command, console, "train", command.scenes, command.seed)
     test_scenes = made_scenes(command, console, "test", command.test_scenes, command.seed + TEST_SEED)
-    about = {
-        "astseg": __version__,
-        "preset": PRESET,
-        "seed": command.seed,
-        "data": str(command.out / "scenes" / "train"),
-        "split": "all",
-        "crop": None,
-        "images": len(train_scenes),
-        "fingerprint": fingerprint(train_scenes),
-    }
-    config = folder.begin(config, about)
+    info = RunInfo(
+        preset=PRESET,
+        seed=command.seed,
+        data=str(command.out / "scenes" / "train"),
+        crop=1.0,
+        images=len(train_scenes),
+        fingerprint=fingerprint(train_scenes),
+    )
+    config = folder.begin(config, info)
     state = folder.load_state()
     finished = state is not None and state.phase == "done" and (folder.path / "metrics.json").is_file()
     if finished:
         console.print(f"this demo is trained already: {command.out}")
     with Reporter(folder.log_path, console=console) as reporter:
-        watch = TrainingMonitor(folder, few(test_scenes), reporter)
+        watch = TrainingMonitor(folder, few(test_scenes), reporter, config.inference)
         model = train(
             config,
             train_scenes,
@@ -85,7 +86,8 @@ def demo_in(folder: RunFolder, command: Demo, console: Console) -> Evaluation:
             minutes=command.minutes,
             watch=watch,
         )
-    result = evaluate(model, test_scenes)
+    pipeline = Pipeline(model, config.inference)
+    result = evaluate(pipeline, test_scenes)
     if finished:
         return result
     labels = None if test_scenes.labels is None else test_scenes.labels[:8]
@@ -96,12 +98,12 @@ def demo_in(folder: RunFolder, command: Demo, console: Console) -> Evaluation:
         "seed": command.seed,
         "family": command.family,
         "protocol": result.protocol,
-        "colour_std": model.colour_std,
-        "proposals": model.proposals,
+        "colour_std": config.inference.colour_std,
+        "proposals": config.inference.proposals,
         "train_scenes": len(train_scenes),
     }
-    write_card(folder, config, about, metrics)
-    make_report(model, few(test_scenes, EXAMINED), folder.path)
+    write_card(folder, config, info, metrics)
+    make_report(pipeline, few(test_scenes, EXAMINED), folder.path)
     write_json(folder.path / "metrics.json", metrics)  # the last one: where it is, all is there
     console.print(f"from scenes to figures in {spelled_time(time.monotonic() - begin)}")
     return result
@@ -126,3 +128,12 @@ def made_scenes(command: Demo, console: Console, part: str, count: int, seed: in
     if different:
         raise UserError(f"'{path}' holds other scenes: {', '.join(different)}; choose another folder with --out")
     return load_scenes(path, size=SIZE)
+
+
+def demo(command: arguments.Demo, console: Console) -> int:
+    """``astseg demo``."""
+    result = run_demo(command, console)
+    console.print(figures(result.mean, title=f"{result.count} scenes"))
+    console.print(f"look at {command.out / 'report.html'} and {command.out / 'panels' / 'latest.png'}")
+    console.print("your own pictures: astseg fit FOLDER --out runs/own; astseg segment runs/own FOLDER --out masks")
+    return 0

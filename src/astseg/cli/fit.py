@@ -13,7 +13,6 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from astseg import __version__
 from astseg.autofit import components, pace, survey
 from astseg.autofit.budget import Budget, budget
 from astseg.autofit.plan import MOST_BROKEN, Row, decide, require_learnable
@@ -23,10 +22,12 @@ from astseg.cli.ending import finish
 from astseg.config import Config, override, to_dict
 from astseg.data import SceneSource, fingerprint, load_scenes, open_source, select
 from astseg.errors import UserError
+from astseg.inference.pipeline import Pipeline
 from astseg.model.backbones.segformer import licence_notice
 from astseg.runs.atomic import write_json
 from astseg.runs.card import write_card
 from astseg.runs.folder import RunFolder
+from astseg.runs.info import RunInfo
 from astseg.training.logging import Reporter, require_tensorboard, spelled_time
 from astseg.training.loop import train
 from astseg.training.monitor import TrainingMonitor, few
@@ -81,18 +82,18 @@ def run_fit(command: Fit, console: Console) -> int:
     if minutes is not None and not going_on:
         # What loading took is taken off too.
         minutes = max(minutes / 2, minutes - (time.monotonic() - begin - prepared.told["looked"]) / 60)
-    about = _about(command, prepared, scenes)
-    config = folder.begin(prepared.config, about)
+    info = _info(command, prepared, scenes)
+    config = folder.begin(prepared.config, info)
     write_json(folder.path / PLAN_FILE, {**prepared.told, "training_minutes": minutes})
     board = folder.path / "tensorboard" if command.tensorboard else None
     notice = licence_notice(config.model.backbone_weights)
     if notice:
         console.print(notice)
     with Reporter(folder.log_path, console=console, tensorboard=board) as reporter:
-        watch = TrainingMonitor(folder, few(scenes), reporter)
+        watch = TrainingMonitor(folder, few(scenes), reporter, config.inference)
         model = train(config, scenes, run=folder, seed=command.seed, reporter=reporter, minutes=minutes, watch=watch)
-    write_card(folder, config, about)
-    finish(model, scenes, folder, source, command, resize=prepared.resize, crop=prepared.crop, console=console)
+    write_card(folder, config, info)
+    finish(Pipeline(model, config.inference), scenes, folder, source, command, info, console=console)
     console.print(f"time                 {spelled_time(time.monotonic() - begin)} since the command began")
     return 0
 
@@ -137,7 +138,7 @@ def _planned(command: Fit, source: SceneSource, console: Console) -> Prepared:
 
 def _stored(command: Fit, folder: RunFolder, console: Console) -> Prepared:
     """The plan of a run that has begun, with what is given now laid over it: what differs is then refused."""
-    config, about = folder.load_config()
+    config, info = folder.load_config()
     file = folder.path / PLAN_FILE
     try:
         told = json.loads(file.read_text())
@@ -157,7 +158,7 @@ def _stored(command: Fit, folder: RunFolder, console: Console) -> Prepared:
     state = folder.load_state()
     finished = state is not None and state.phase == "done"
     console.print(f"{command.out} {'is trained already' if finished else f'goes on as it was planned ({file})'}")
-    return Prepared(config, about["resize"], about["crop"], minutes, told)
+    return Prepared(config, info.resize, info.crop, minutes, told)
 
 
 def _at_size(seen: survey.Survey, config: Config) -> Any:
@@ -204,18 +205,20 @@ def _load(command: Fit, prepared: Prepared, console: Console) -> SceneArrays:
     return scenes
 
 
-def _about(command: Fit, prepared: Prepared, scenes: SceneArrays) -> dict[str, Any]:
-    return {
-        "astseg": __version__,
-        "preset": command.preset,
-        "seed": command.seed,
-        "data": str(command.data),
-        "split": command.split,
-        "crop": prepared.crop,
-        "resize": prepared.resize,
-        "images": len(scenes),
-        "fingerprint": fingerprint(scenes),
-    }
+def _info(command: Fit, prepared: Prepared, scenes: SceneArrays) -> RunInfo:
+    return RunInfo(
+        preset=command.preset,
+        seed=command.seed,
+        data=str(command.data),
+        split=command.split,
+        resize=prepared.resize,
+        crop=prepared.crop,
+        camera=command.camera,
+        stride=command.stride,
+        frames=command.frames,
+        images=len(scenes),
+        fingerprint=fingerprint(scenes),
+    )
 
 
 def _seen_rows(seen: survey.Survey, found: components.Regions) -> list[tuple[str, str]]:

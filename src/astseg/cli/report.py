@@ -15,9 +15,9 @@ from astseg.diagnostics.health import Finding, Health, examine, judge
 from astseg.diagnostics.report import Material, page
 from astseg.errors import UserError
 from astseg.evaluation.evaluate import evaluate
-from astseg.model.astseg import AstSeg
+from astseg.inference.pipeline import Pipeline, load_pipeline
 from astseg.runs.atomic import write_json, write_whole
-from astseg.runs.folder import RunFolder, load_model
+from astseg.runs.folder import RunFolder
 from astseg.types import SceneArrays
 
 __all__ = ["health_run", "make_report", "report_run", "tell"]
@@ -25,9 +25,9 @@ __all__ = ["health_run", "make_report", "report_run", "tell"]
 
 def health_run(command: arguments.Health, console: Console) -> int:
     """``astseg health``."""
-    model, scenes = _revisited(command.run, command.data, command.split)
+    pipeline, scenes = _revisited(command.run, command.data, command.split)
     with progress_bar(console, "examine", len(scenes)) as advance:
-        health, _ = examine(model, scenes, progress=advance)
+        health, _ = examine(pipeline, scenes, progress=advance)
     findings = judge(health)
     write_json(command.run / "health.json", {**health.summary(), "findings": [str(one) for one in findings]})
     tell(console, health, findings)
@@ -36,27 +36,27 @@ def health_run(command: arguments.Health, console: Console) -> int:
 
 def report_run(command: arguments.Report, console: Console) -> int:
     """``astseg report``."""
-    model, scenes = _revisited(command.run, command.data, command.split)
+    pipeline, scenes = _revisited(command.run, command.data, command.split)
     with progress_bar(console, "examine", len(scenes)) as advance:
-        file, _, _ = make_report(model, scenes, command.run, progress=advance)
+        file, _, _ = make_report(pipeline, scenes, command.run, progress=advance)
     console.print(f"open {file} in a browser")
     return 0
 
 
 def make_report(
-    model: AstSeg, scenes: SceneArrays, run: Path, *, progress: Callable[[int, int], None] | None = None
+    pipeline: Pipeline, scenes: SceneArrays, run: Path, *, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Path, Health, list[Finding]]:
     """Examine a model on some hundred scenes; write ``health.json`` and ``report.html`` into its run folder.
 
     Returns:
         The page, the figures, and what they mean.
     """
-    health, each = examine(model, scenes, progress=progress)
+    health, each = examine(pipeline, scenes, progress=progress)
     findings = judge(health)
-    evaluation = evaluate(model, scenes)
+    evaluation = evaluate(pipeline, scenes)
     write_json(run / "health.json", {**health.summary(), "findings": [str(one) for one in findings]})
     file = run / "report.html"
-    text = page(Material.collect(RunFolder(run), model, scenes, health, findings, each, evaluation))
+    text = page(Material.collect(RunFolder(run), pipeline, scenes, health, findings, each, evaluation))
     write_whole(file, lambda part: part.write_text(text, encoding="utf-8"))
     return file, health, findings
 
@@ -73,14 +73,11 @@ def tell(console: Console, health: Health, findings: list[Finding]) -> None:
         console.print(f"{'! ' if finding.wrong else '  '}{finding}")
 
 
-def _revisited(run: Path, data: Path | None, split: str | None) -> tuple[AstSeg, SceneArrays]:
-    """The model of a run, and some scenes: those it learnt from, or others."""
-    model, config = load_model(run)
-    _, about = RunFolder(run).load_config()
-    if data is None and not about.get("data"):
+def _revisited(run: Path, data: Path | None, split: str | None) -> tuple[Pipeline, SceneArrays]:
+    """The pipeline of a run, and some scenes: those it learnt from, or others."""
+    pipeline, config, info = load_pipeline(run, device=default_device())
+    if data is None and info.data is None:
         raise UserError(f"'{run}' does not say what it learnt from: name the pictures too")
-    if data is None and not Path(about["data"]).exists():
-        raise UserError(f"the pictures that '{run}' learnt from, '{about['data']}', are not there: name others")
-    chosen = Path(about["data"]) if data is None else data
-    split = split or ("all" if data is not None else None)
-    return model.to(default_device()), some_scenes(chosen, about, config.model.image_size, split=split)
+    if data is None and not Path(info.data or "").exists():
+        raise UserError(f"the pictures that '{run}' learnt from, '{info.data}', are not there: name others")
+    return pipeline, some_scenes(info, config.model.image_size, data=data, split=split)

@@ -50,9 +50,11 @@ def segment_input(command: arguments.Segment, console: Console) -> int:
         unlisted = f"; {more} more are named in {command.out / 'segment.json'}" if more > 0 else ""
         console.print(f"{len(summary.skipped)} could not be read and were skipped{unlisted}")
     console.print(f"{summary.objects} objects in {summary.images} images, {speed:.3g} images a second")
-    if summary.squeezed:
-        hint = "a run that learnt from crops may do better with --resize crop"
-        console.print(f"{summary.squeezed} have other proportions than the model and were squeezed: {hint}")
+    if summary.cropped:
+        console.print(
+            f"in {summary.cropped} the model looks at the centre alone, as it was trained, and the rest is background:"
+            " --resize squeeze has it look at all"
+        )
     console.print(f"{command.out} holds {', '.join(summary.written)}")
     look = next((kind for kind in ("videos/", "overlays/") if kind in summary.written), "masks/")
     console.print(f"look at {command.out / look}")

@@ -37,9 +37,6 @@ DEFAULTS: dict[str, str] = {
     "model.dropout": f"{REFERENCE} (PyTorch's default)",
     "model.background_log_activation": TABLE_1,
     "model.pixel_activation": f"{REFERENCE}: for videos only",
-    "model.pruning_margin": _OFF,
-    "model.colour_std": _OFF,
-    "model.proposals": _OFF,
     "model.background_width": "AE-NE: complex where each image has another background",
     "model.background_form": "AE-NE",
     "model.reference": "ours: accidents of the reference are mended",
@@ -69,8 +66,15 @@ DEFAULTS: dict[str, str] = {
     "objects.pseudo_label_steps": _OFF,
     "objects.pseudo_label_weight": _OFF,
     "objects.pseudo_label_decay": _OFF,
+    "objects.pruning_margin": _OFF,
     "objects.flip": _OFF,
     "objects.copy_paste": _OFF,
+    "inference.colour_std": _OFF,
+    "inference.proposals": _OFF,
+    **{
+        f"inference.{name}": "ours; chosen on training images of four data sets"
+        for name in ("proposal_iou", "duplicate_share", "duplicate_nats", "component_power", "component_floor")
+    },
     "augment.copies": _OFF,
     "augment.flip": "ours; counts where augment.copies is more than 1",
     "augment.zoom": "ours; counts where augment.copies is more than 1",

@@ -21,6 +21,7 @@ __all__ = [
     "AugmentConfig",
     "BackgroundConfig",
     "Config",
+    "InferenceConfig",
     "ModelConfig",
     "ObjectsConfig",
     "from_dict",
@@ -81,12 +82,6 @@ class ModelConfig:
         dropout: Dropout rate of the transformer.
         background_log_activation: Log alpha_0 at the start.
         pixel_activation: A learned term for each pixel is added to log alpha_0.
-        pruning_margin: Objects whose log activation is lower than the background's by more than this are neither looked at again
-            nor drawn in training; 0 is the paper: all are drawn.
-        colour_std: Outside of training, a pixel's layer is chosen by its colour too, which may be off by this
-            deviation, in [0, 1] (see :mod:`astseg.inference.mask_posterior`); 0 is the paper: by the layer weights alone.
-        proposals: Outside of training, slots take their places from regions that differ from the background (see
-            :mod:`astseg.inference.proposals`); needs a second look. Off in the paper.
         background_width: ``small``, ``simple``, ``complex`` or ``auto`` (simple or complex, by a short run).
         background_form: ``paper``, ``fixed`` or ``varying`` (see :class:`astseg.model.background.BackgroundModel`).
         reference: Do what the reference implementation does by accident: with isotropic scale the first appearance
@@ -111,9 +106,6 @@ class ModelConfig:
     dropout: float = 0.1
     background_log_activation: float = 11.0
     pixel_activation: bool = False
-    pruning_margin: float = 0.0
-    colour_std: float = 0.0
-    proposals: bool = False
     background_width: str = "complex"
     background_form: str = "paper"
     reference: bool = False
@@ -137,16 +129,6 @@ class ModelConfig:
         _check(
             self.glimpse_crop >= 0 and self.glimpse_crop % 4 == 0,
             f"glimpse_crop is {self.glimpse_crop}, expected 0 or a multiple of 4: pixels of a crop",
-        )
-        _check(
-            not self.proposals or self.glimpse_crop > 0,
-            "proposals is on, but glimpse_crop is 0: only a second look tells what lies where the encoder did not look;"
-            " set proposals to false, too (--model.no-proposals)",
-        )
-        _check(0 <= self.colour_std < math.inf, f"colour_std is {self.colour_std}, expected 0 (off) or more")
-        _check(
-            self.pruning_margin >= 0,
-            f"pruning_margin is {self.pruning_margin}, expected 0 (all objects are drawn) or more",
         )
         _check_name("refinement", self.refinement, REFINEMENTS)
         _check_name("background_width", self.background_width, BACKGROUND_WIDTHS)
@@ -240,6 +222,8 @@ class ObjectsConfig:
             is the paper.
         pseudo_label_weight: Weight of the guidance loss at the start, in the steps that do render; 0 is the paper.
         pseudo_label_decay: Steps over which that weight falls to 0.
+        pruning_margin: In rendered steps, slots whose log activation is below the background's by more than this are
+            neither encoded again nor drawn, and get no gradient from the losses; 0 is the paper: all are drawn.
         flip: Mirror every second image.
         copy_paste: Part of the pictures on which regions of others are laid (:mod:`astseg.training.copy_paste`), for small
             collections, in the guided steps of phase 2; 0 is the paper.
@@ -267,6 +251,7 @@ class ObjectsConfig:
     pseudo_label_steps: int = 0
     pseudo_label_weight: float = 0.0
     pseudo_label_decay: int = 0
+    pruning_margin: float = 0.0
     flip: bool = False
     copy_paste: float = 0.0
     frozen_storage: str = "float16"
@@ -315,6 +300,9 @@ class ObjectsConfig:
             "guidance needs a trained background, and the scenario 'baseline' has none:"
             " set pseudo_label_weight and pseudo_label_steps to 0",
         )
+        _check(
+            self.pruning_margin >= 0, f"pruning_margin is {self.pruning_margin}, expected 0 (none is pruned) or more"
+        )
         _check(0 <= self.copy_paste <= 1, f"copy_paste is {self.copy_paste}, expected a part from 0 to 1")
         _check_name("frozen_storage", self.frozen_storage, FROZEN_STORAGES)
         _check_name("objects precision", self.precision, PRECISIONS)
@@ -331,6 +319,45 @@ class ObjectsConfig:
                 for name in ("frozen_steps", "warmup", "entropy_ramp", "pseudo_label_steps", "pseudo_label_decay")
             },
         )
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """From the network's output to masks (:mod:`astseg.inference.pipeline`); the defaults are the paper's way.
+
+    Attributes:
+        colour_std: Standard deviation of the colour likelihood by which pixels are assigned to layers, in [0, 1]
+            (:mod:`astseg.inference.mask_posterior`); 0 is the paper: the layer weights alone.
+        proposals: Slots move to the foreground components of the image (:mod:`astseg.inference.proposals`); needs a
+            glimpse encoder. Off in the paper.
+        proposal_iou: A slot and a component mean the same object if the IoU of their boxes is this large.
+        duplicate_share: A slot may be redundant if one other layer would get this share of its pixels without it.
+        duplicate_nats: It is if that layer explains them worse by less than so many nats a pixel.
+        component_power: The mean responsibility of a layer within a component counts with this power.
+        component_floor: Added to that mean, so that what few pixels of a component belong to can still have them.
+    """
+
+    colour_std: float = 0.0
+    proposals: bool = False
+    proposal_iou: float = 0.5
+    duplicate_share: float = 0.7
+    duplicate_nats: float = 0.5
+    component_power: float = 0.5
+    component_floor: float = 0.02
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            UserError: A value outside its range.
+        """
+        _check(0 <= self.colour_std < math.inf, f"colour_std is {self.colour_std}, expected 0 (off) or more")
+        for name in ("proposal_iou", "duplicate_share", "component_floor"):
+            value = getattr(self, name)
+            _check(0 < value <= 1, f"{name} is {value}, expected a share above 0, up to 1")
+        for name in ("duplicate_nats", "component_power"):
+            value = getattr(self, name)
+            _check(0 <= value < math.inf, f"{name} is {value}, expected 0 or more")
 
 
 @dataclass(frozen=True)
@@ -373,13 +400,27 @@ class Config:
         model: The architecture.
         background: Training of the background model.
         objects: Training of the object model.
+        inference: From the network's output to masks.
         augment: Variants of the training images.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     background: BackgroundConfig = field(default_factory=BackgroundConfig)
     objects: ObjectsConfig = field(default_factory=ObjectsConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        """Check what parts ask of each other.
+
+        Raises:
+            UserError: Proposals without a glimpse encoder.
+        """
+        _check(
+            not self.inference.proposals or self.model.glimpse_crop > 0,
+            "inference.proposals is on, but model.glimpse_crop is 0: only a glimpse encoder sees what lies where the"
+            " attention is not; set proposals to false, too (--inference.no-proposals)",
+        )
 
     def with_steps(self, steps: int | None, *, part: str = "objects") -> Config:
         """The same run with other steps of one part, its schedules stretched along; None changes nothing."""

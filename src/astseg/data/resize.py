@@ -14,11 +14,12 @@ import numpy as np
 from PIL import Image
 
 from astseg.errors import UserError
+from astseg.runs.info import RunInfo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["RESIZE_MODES", "Placement", "place"]
+__all__ = ["RESIZE_MODES", "Placement", "Preprocess", "place"]
 
 RESIZE_MODES = ("crop", "letterbox", "squeeze")
 
@@ -76,10 +77,10 @@ class Placement:
         return self.box[3] - self.box[1], self.box[2] - self.box[0]
 
     @property
-    def distortion(self) -> float:
-        """How much wider than high things become on their way into the frame: 1 where proportions are kept."""
-        (height, width), (left, top, right, bottom) = self.box_size, self.inner
-        return (right - left) / width / ((bottom - top) / height)
+    def kept(self) -> float:
+        """Share of the picture's pixels that lie in the kept part, in (0, 1]."""
+        (height, width), (rows, columns) = self.box_size, self.picture
+        return height * width / (rows * columns)
 
     def pasted(self, part: NDArray[Any]) -> NDArray[Any]:
         """What belongs to the kept part, of its size, in an array of the picture's size that is 0 elsewhere."""
@@ -134,6 +135,51 @@ def place(
     height, width = (max(1, round(side * scale)) for side in picture)
     left, top = (w - width) // 2, (h - height) // 2
     return Placement(picture, (h, w), whole, (left, top, left + width, top + height))
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How the images of a run are brought to the size of its model: in training, evaluation and use alike.
+
+    Attributes:
+        size: (H, W) of the model.
+        resize: One of :data:`RESIZE_MODES`.
+        crop: For ``crop``, the share to keep of the largest centred rectangle with the model's proportions, in (0, 1].
+    """
+
+    size: tuple[int, int]
+    resize: str = "crop"
+    crop: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            UserError: An unknown mode, or a crop outside (0, 1].
+        """
+        if self.resize not in RESIZE_MODES:
+            raise UserError(f"resize is '{self.resize}', choose from {', '.join(RESIZE_MODES)}")
+        if not 0 < self.crop <= 1:
+            raise UserError(f"crop is {self.crop}, expected a share above 0, up to 1")
+
+    @classmethod
+    def of_run(cls, size: tuple[int, int], info: RunInfo, *, declared_crop: float = 1.0) -> Preprocess:
+        """What a run was trained with.
+
+        Args:
+            size: (H, W) of its model.
+            info: Its metadata.
+            declared_crop: What its data set declares, for runs whose metadata do not say what was kept.
+        """
+        return cls(size, info.resize, declared_crop if info.crop is None else info.crop)
+
+    def instead(self, resize: str | None) -> Preprocess:
+        """With another mode, which then keeps the whole image as far as it can; None, or the same: unchanged."""
+        return self if resize in (None, self.resize) else Preprocess(self.size, resize or self.resize)
+
+    def place(self, image: tuple[int, int]) -> Placement:
+        """Where an image of (H, W) pixels lies in what the model sees."""
+        return place(image, self.size, resize=self.resize, crop=self.crop)
 
 
 def _centre_box(full: tuple[int, int], target: tuple[int, int], crop: float) -> tuple[int, int, int, int]:

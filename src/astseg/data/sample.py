@@ -1,48 +1,77 @@
-"""Some of the scenes that a run learnt from, as it saw them."""
+"""Some of the images that a run learnt from, as it saw them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from astseg.data import open_source, select
+from astseg.data import Reading, SceneSource, open_source, select
 from astseg.data.loading import fitted
+from astseg.data.resize import Preprocess
 from astseg.data.sources.cached import CachedSource
 from astseg.errors import UserError
+from astseg.runs.info import RunInfo
 from astseg.types import SceneArrays
 
-__all__ = ["some_scenes"]
+__all__ = ["preprocess_for", "reading_of", "some_scenes"]
+
+
+def preprocess_for(
+    source: SceneSource, size: tuple[int, int], *, resize: str | None = None, crop: float | None = None
+) -> Preprocess:
+    """How the images of a source come to a size: as they were prepared, as asked for, or as the source declares.
+
+    Args:
+        source: The data set.
+        size: (H, W).
+        resize: One of :data:`astseg.data.resize.RESIZE_MODES`; None: ``crop``.
+        crop: The share that ``crop`` keeps; None: what the source declares.
+
+    Raises:
+        UserError: An unknown mode, or a crop outside (0, 1].
+    """
+    if isinstance(source, CachedSource):
+        return Preprocess(size, source.prepared["resize"], source.prepared["crop"])
+    if (resize or "crop") != "crop":
+        return Preprocess(size, resize or "crop")
+    return Preprocess(size, "crop", source.crop if crop is None else crop)
+
+
+def reading_of(info: RunInfo) -> Reading:
+    """What a run takes of its source: camera, stride and frames."""
+    return Reading(info.camera, info.stride, info.frames)
 
 
 def some_scenes(
-    data: Path, about: Mapping[str, Any], size: tuple[int, int], *, split: str | None = None, count: int = 200
+    info: RunInfo, size: tuple[int, int], *, data: Path | None = None, split: str | None = None, count: int = 200
 ) -> SceneArrays:
-    """Scenes of a source, evenly spread, cropped and fitted as a run did; broken ones are passed over.
+    """Scenes of a source, evenly spread, with the preprocessing of a run; broken ones are passed over.
 
     Args:
-        data: Anything :func:`astseg.data.open_source` recognises.
-        about: What ``config.json`` of the run says besides the settings.
+        info: The run's metadata.
         size: (H, W) of its model.
-        split: Which scenes; None: those that the run learnt from.
+        data: Anything :func:`astseg.data.open_source` recognises; None: what the run learnt from, its camera, stride
+            and frames alone.
+        split: Which scenes; None: those that the run learnt from, or all of other data.
         count: The most scenes.
 
     Raises:
-        UserError: No such source, or not one of the chosen scenes can be read.
+        UserError: The run does not know its data, no such source, or not one of the chosen scenes can be read.
     """
-    source = open_source(data)
-    indices = select(source, split or about.get("split", "all"))
+    if data is None and info.data is None:
+        raise UserError("the run does not know what it learnt from: name images")
+    path = Path(info.data or "") if data is None else data
+    source = open_source(path, reading_of(info)) if data is None else open_source(path)
+    indices = select(source, split or (info.split if data is None else "all"))
+    preprocess = Preprocess.of_run(size, info, declared_crop=source.crop)
+    if isinstance(source, CachedSource):  # it was cropped when it was prepared
+        preprocess = Preprocess(size, preprocess.resize)
     count = min(count, len(indices))
-    crop = about.get("crop")
-    if isinstance(source, CachedSource):  # cropped when it was prepared
-        crop = 1.0
-    kept = source.crop if crop is None else crop
     images, labels, names, problems = [], [], [], []
     for index in (indices[number * len(indices) // count] for number in range(count)):
         try:
-            image, mask = fitted(source, index, size, resize=about.get("resize", "crop"), crop=kept)
+            image, mask = fitted(source, index, size, resize=preprocess.resize, crop=preprocess.crop)
         except UserError as error:
             problems.append(str(error))
             continue
@@ -50,11 +79,11 @@ def some_scenes(
         labels.append(mask)
         names.append(source.scene_name(index))
     if not images:
-        raise UserError(f"none of {count} scenes in '{data}' can be read; the first: {problems[0]}")
+        raise UserError(f"none of {count} scenes in '{path}' can be read; the first: {problems[0]}")
     masks = [mask for mask in labels if mask is not None]
     return SceneArrays(
         np.stack(images),
         np.stack(masks) if len(masks) == len(images) else None,
         tuple(names),
-        f"{data} ({source.name}): {len(images)} of {len(source)} scenes",
+        f"{path} ({source.name}): {len(images)} of {len(source)} scenes",
     )

@@ -13,19 +13,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from astseg.data.arrays import images_to_tensor
 from astseg.errors import UserError
 from astseg.evaluation.metrics import MetricTotals, clevrtex_metrics, segmentation_metrics, squared_error
-from astseg.inference.pipeline import at_once, inference
+from astseg.inference.pipeline import Pipeline
 from astseg.runs.distributed import ALONE, Team
 from astseg.types import SceneOutput
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from astseg.model.astseg import AstSeg
     from astseg.types import SceneArrays
 
 __all__ = ["PROTOCOLS", "Evaluation", "evaluate"]
@@ -72,23 +71,21 @@ class Evaluation:
 
 
 def evaluate(
-    model: AstSeg,
+    pipeline: Pipeline,
     scenes: SceneArrays,
     *,
     batch_size: int = 64,
-    device: torch.device | str | None = None,
     protocol: str = "astseg",
     keep: int = 8,
     progress: Callable[[int, int], None] | None = None,
     team: Team = ALONE,
 ) -> Evaluation:
-    """Measure a model on all scenes. The model's modes and the random state stay as they are.
+    """Measure a pipeline on all scenes. The model's modes and the random state stay as they are.
 
     Args:
-        model: The model.
+        pipeline: The model and how its output becomes masks.
         scenes: The data, at the model's image size; without labels only the label-free figures are given.
-        batch_size: Images a forward pass, at most (:func:`at_once`); the result does not depend on it but for rounding.
-        device: The model is moved there first; None leaves it where it is.
+        batch_size: Images a forward pass, at most (:meth:`Pipeline.batch_size`); the result does not depend on it but for rounding.
         protocol: One of :data:`PROTOCOLS`.
         keep: Images whose whole output is kept.
         progress: Called with the number of images done and their total.
@@ -97,21 +94,19 @@ def evaluate(
     Raises:
         UserError: No scenes, scenes of another size, an unknown protocol, a batch size below 1.
     """
-    _check(model, scenes, batch_size, protocol)
-    if device is not None:
-        model.to(device)
+    _check(pipeline, scenes, batch_size, protocol)
     measured: list[tuple[int, dict[str, Tensor]]] = []
     first_outputs: list[SceneOutput] = []
-    together = at_once(model, batch_size)
+    together = pipeline.batch_size(batch_size)
     for start in range(0, len(scenes), together):
         mine = start // together % team.size == team.rank
         if not mine and start >= keep:  # all see the first ones, for their pictures
             continue
         stop = min(start + together, len(scenes))
-        labels = None if scenes.labels is None else torch.tensor(scenes.labels[start:stop], device=_device(model))
-        with inference(model):
-            images = images_to_tensor(scenes.images[start:stop], device=_device(model))
-            output = model(images, layers=False)
+        labels = None if scenes.labels is None else torch.tensor(scenes.labels[start:stop], device=pipeline.device)
+        images = images_to_tensor(scenes.images[start:stop], device=pipeline.device)
+        output = pipeline(images)
+        with torch.inference_mode():
             if mine:
                 found = _measure(images, output, labels, protocol)
                 measured.append((start, {name: values.cpu() for name, values in found.items()}))
@@ -131,14 +126,14 @@ def evaluate(
     return Evaluation(mean, per_image, tuple(scenes.names), scenes.source, protocol, first_output)
 
 
-def _check(model: AstSeg, scenes: SceneArrays, batch_size: int, protocol: str) -> None:
+def _check(pipeline: Pipeline, scenes: SceneArrays, batch_size: int, protocol: str) -> None:
     if protocol not in PROTOCOLS:
         raise UserError(f"protocol is '{protocol}', choose from {', '.join(PROTOCOLS)}")
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}, expected at least 1")
     if not len(scenes):
         raise UserError(f"there are no scenes in {scenes.source}: choose at least one")
-    size = model.renderer.image_size
+    size = pipeline.image_size
     if scenes.images.shape[1:3] != size:
         got = "{}x{}".format(*scenes.images.shape[1:3])
         raise UserError(f"scenes are {got}, expected the model's {size[0]}x{size[1]} (height x width): load them so")
@@ -185,7 +180,3 @@ def _convert(change: Callable[..., Tensor], *several: T) -> T:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

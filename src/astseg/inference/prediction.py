@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from astseg.data.arrays import tensor_to_images
-from astseg.data.resize import Placement, place
+from astseg.data.resize import Placement
 from astseg.errors import UserError
 from astseg.inference.upsample import Window, enlarged, window_of
 from astseg.types import SceneOutput
@@ -117,23 +117,20 @@ class Prediction:
 
 def predictions_from(
     output: SceneOutput,
-    sizes: Sequence[tuple[int, int]],
+    placements: Sequence[Placement],
     *,
     background_activation: float,
-    resize: str = "squeeze",
 ) -> Iterator[Prediction]:
     """Predictions for a batch, one at a time.
 
     Args:
         output: The model's output for B images. Its layers may be missing, as may those of objects that own no pixel.
-        sizes: The pictures' own (height, width), B of them.
+        placements: Where the pictures lie in what the model saw, B of them.
         background_activation: Log alpha_0, the mean of it where each pixel has its own.
-        resize: How the pictures were brought to the model's size, see :mod:`astseg.data.resize`.
     """
     weights, ownership = output.weights.float().cpu(), output.responsibilities.float().cpu()
     activation = (output.latents.log_activation - background_activation).float().cpu().numpy()
-    for index, size in enumerate(sizes):
-        where = place(size, (weights.shape[2], weights.shape[3]), resize=resize)
+    for index, where in enumerate(placements):
         left, top, right, bottom = where.inner
         shown, owned = (one[index, :, top:bottom, left:right] for one in (weights, ownership))
         labels, masks = _masks(shown, owned, where.box_size, order=np.argsort(-activation[index], kind="stable"))

@@ -22,15 +22,18 @@ from astseg.types import ObjectLatents
 
 __all__ = ["box_overlap", "assign_proposals"]
 
-MATCH = 0.5
-"""Frames of a slot and of a region mean the same object if their intersection is this part of their union."""
-
 ABSENT = 20.0
-"""The background outweighs a slot that is off by e^20. It is not drawn (:data:`astseg.model.renderer.OFF`)."""
+"""The background outweighs a slot that is off by e^20. It is not drawn (:func:`astseg.inference.pipeline.invisible_margin`)."""
 
 
 def assign_proposals(
-    latents: ObjectLatents, attention: Tensor, regions: Components, *, behind: Tensor, scale_range: tuple[float, float]
+    latents: ObjectLatents,
+    attention: Tensor,
+    regions: Components,
+    *,
+    behind: Tensor,
+    scale_range: tuple[float, float],
+    iou: float,
 ) -> tuple[ObjectLatents, Tensor, Tensor]:
     """Move slots to the regions of their images.
 
@@ -40,6 +43,7 @@ def assign_proposals(
         regions: R regions at most of each image, the largest first, on the same device.
         behind: Log alpha_0, scalar, without a term of the pixels; slots that do not exceed it are off.
         scale_range: Smallest and largest inverse scale.
+        iou: Boxes of a slot and of a component mean the same object from this IoU on.
 
     Returns:
         Latents, attention, and which slots have regions that were missed, B x K. A slot with a region has its
@@ -52,7 +56,7 @@ def assign_proposals(
     overlap = overlap * (on[:, :, None] & regions.present[:, None])
     slots, number = overlap.shape[1:]
     nearest = functional.one_hot(overlap.argmax(dim=2), number).bool()
-    claimed = nearest & (overlap >= MATCH)
+    claimed = nearest & (overlap >= iou)
     first = functional.one_hot((overlap * claimed).argmax(dim=1), slots).mT.bool() & claimed  # one slot a region
     free = ~on | (claimed & ~first).any(dim=2)
     left = regions.present & ~claimed.any(dim=1)  # B x R

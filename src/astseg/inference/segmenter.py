@@ -1,8 +1,7 @@
-"""The door for users: a trained model that takes images of any kind and size.
+"""The interface for users: a trained model that takes images of any kind and size.
 
-A picture is brought to the size the model was trained at: as a whole, its proportions giving way or between black bars,
-or cropped; masks come back at its own size. A model trained on a centre crop sees more border here than it did in
-training unless ``fit`` is ``crop`` too.
+An image is brought to the model's size by the preprocessing of the run, so that masks are those that were measured; they
+come back at the image's own size. Pixels that the preprocessing crops off are background.
 """
 
 from __future__ import annotations
@@ -10,27 +9,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import torch
 
 from astseg.config import PRECISIONS
-from astseg.config.device import resolved_precision
 from astseg.data.arrays import images_to_tensor
 from astseg.data.inputs import Input, image_from, separate
-from astseg.data.resize import place
+from astseg.data.resize import Placement, Preprocess
 from astseg.errors import UserError
-from astseg.inference.pipeline import at_once, inference
+from astseg.inference.pipeline import Pipeline, inference, load_pipeline
 from astseg.inference.prediction import Prediction, may_own_pixels, predictions_from
-from astseg.runs.folder import RunFolder, load_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from astseg.model.astseg import AstSeg
-    from astseg.types import SceneOutput
 
 __all__ = ["Segmenter", "choose_device"]
 
@@ -42,23 +35,27 @@ class Segmenter:
     >>> prediction = segmenter.predict("photo.jpg")  # doctest: +SKIP
     >>> [(found.id, found.box) for found in prediction.objects]  # doctest: +SKIP
     [(2, (31, 40, 22, 25))]
+
+    Attributes:
+        pipeline: The network and how its output becomes masks.
+        preprocess: How images are brought to its size.
     """
 
-    def __init__(self, model: AstSeg, resize: str = "squeeze") -> None:
-        """Take a model as it stands, on the device it is on; its modes are left alone.
+    def __init__(self, pipeline: Pipeline, preprocess: Preprocess | None = None) -> None:
+        """Take a pipeline as it stands, on the device it is on.
 
         Args:
-            model: The model.
-            resize: How :meth:`predict` brings pictures to its size if it is not told.
+            pipeline: The network and its settings.
+            preprocess: How images are brought to its size; None: whole, whatever their proportions.
         """
-        self.model = model
-        self.resize = resize
+        self.pipeline = pipeline
+        self.preprocess = preprocess or Preprocess(pipeline.image_size, "squeeze")
 
     @classmethod
     def from_pretrained(
         cls, folder: str | PathLike[str], device: str | torch.device | None = None, *, precision: str = "float32"
     ) -> Segmenter:
-        """Load the model of a run folder.
+        """Load the model of a run folder, with its preprocessing and its settings of inference.
 
         Args:
             folder: The folder.
@@ -69,19 +66,15 @@ class Segmenter:
         Raises:
             UserError: No run folder, broken or missing weights, a device that is not there, another precision.
         """
-        chosen = choose_device(device)
         if precision not in PRECISIONS:
             raise UserError(f"precision is '{precision}', choose from {', '.join(PRECISIONS)}")
-        path = Path(folder).expanduser()
-        model, _ = load_model(path)
-        model.encoder.precision = resolved_precision(precision, chosen)
-        _, about = RunFolder(path).load_config()
-        return cls(model.to(chosen), "letterbox" if about.get("resize") == "letterbox" else "squeeze")
+        pipeline, config, info = load_pipeline(folder, device=choose_device(device), precision=precision)
+        return cls(pipeline, Preprocess.of_run(config.model.image_size, info))
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(H, W) that pictures are resized to."""
-        return self.model.renderer.image_size
+        """(H, W) that images are resized to."""
+        return self.pipeline.image_size
 
     @overload
     def predict(  # type: ignore[overload-overlap]
@@ -103,15 +96,16 @@ class Segmenter:
                 tensors: uint8, or float in [0, 1]); or an iterable of them, of any sizes; or an array B x H x W x 3 or
                 a tensor B x 3 x H x W.
             batch_size: Images a forward pass, at most; a CPU takes as many at once as its caches have room for.
-            resize: How images of other proportions fit in: ``squeeze``, ``letterbox`` or ``crop`` (what is cropped off is
-                background); None: ``letterbox`` if the model was trained so, else ``squeeze``.
+            resize: ``squeeze``, ``letterbox`` or ``crop`` (what is cropped off is background), instead of what the
+                model was trained with; None: that.
             layers: Whether :attr:`Prediction.layers` are wanted; without them a prediction takes less time and memory.
 
         Returns:
             One prediction for one image, a list in the same order for anything else.
 
         Raises:
-            UserError: An input that cannot be read, named by its path or its place; a batch size below 1; another fit.
+            UserError: An input that cannot be read, named by its path or its place; a batch size below 1; an unknown
+                resize mode.
         """
         values, single = separate(inputs)
         images = (image_from(one, "the image" if single else f"image {i}") for i, one in enumerate(values))
@@ -139,23 +133,24 @@ class Segmenter:
         """
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}, expected at least 1")
-        fit = resize or self.resize
-        places = ((image, place((image.shape[0], image.shape[1]), self.image_size, resize=fit)) for image in images)
-        small = ((where.image(image), where.picture) for image, where in places)
+        preprocess = self.preprocess.instead(resize)
+        placed = ((image, preprocess.place((image.shape[0], image.shape[1]))) for image in images)
+        small = ((where.image(image), where) for image, where in placed)
         while batch := list(itertools.islice(small, batch_size)):
-            size = at_once(self.model, len(batch))
-            for part in (batch[start : start + size] for start in range(0, len(batch), size)):
-                pictures, sizes = zip(*part, strict=True)
-                with inference(self.model):
-                    # What weighs next to nothing is not drawn, and layers are drawn of what may own a pixel alone.
-                    device = next(self.model.parameters()).device
-                    output: SceneOutput = self.model(images_to_tensor(np.stack(pictures), device=device), layers=False)
-                    if layers:
-                        output.layers = self.model.renderer.colours(
-                            output.latents, may_own_pixels(output.responsibilities)
-                        )
-                    background = self.model.renderer.background_activation().mean().item()
-                yield from predictions_from(output, sizes, background_activation=background, resize=fit)
+            size = self.pipeline.batch_size(len(batch))
+            for start in range(0, len(batch), size):
+                yield from self._predicted(batch[start : start + size], layers=layers)
+
+    def _predicted(self, batch: list[tuple[NDArray[np.uint8], Placement]], *, layers: bool) -> Iterator[Prediction]:
+        """Predictions for images of the model's size and where they are from."""
+        images, placements = zip(*batch, strict=True)
+        renderer = self.pipeline.model.renderer
+        output = self.pipeline(images_to_tensor(np.stack(images), device=self.pipeline.device))
+        with inference(self.pipeline.model):
+            if layers:  # of what may own a pixel alone
+                output.layers = renderer.colours(output.latents, may_own_pixels(output.responsibilities))
+            behind = renderer.background_activation().mean().item()
+        yield from predictions_from(output, placements, background_activation=behind)
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:

@@ -13,7 +13,6 @@ modes and every field is read at its own place. The switch ``reference`` gives i
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -23,7 +22,7 @@ from astseg.model.glimpse_encoder import GlimpseEncoder
 from astseg.model.ops import at_least_float32, attention_pool, full_precision
 from astseg.types import ObjectLatents
 
-__all__ = ["REFINEMENTS", "Encoder", "Refinement", "join_latents", "split_latents"]
+__all__ = ["REFINEMENTS", "Encoder", "Refinement", "split_latents"]
 
 REFINEMENTS = ("paper", "residual")
 
@@ -49,16 +48,6 @@ def split_latents(
         log_activation=raw[..., 4] if reference else activation.squeeze(-1),
         appearance=appearance,
     )
-
-
-def join_latents(latents: ObjectLatents, *, scale_range: tuple[float, float]) -> Tensor:
-    """The vector that :func:`split_latents` splits, B x K x (2 + F); positions must lie inside [-1, 1].
-
-    It undoes the reading by named fields; a reading as the reference's does not come back from it.
-    """
-    smallest, largest = scale_range
-    scale = ((latents.scale - smallest) / (largest - smallest)).logit()
-    return torch.cat([latents.position, scale, latents.log_activation[..., None], latents.appearance], dim=-1)
 
 
 class Refinement(nn.Module):
@@ -111,11 +100,7 @@ class Refinement(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Algorithm 1: image to object latents.
-
-    Attributes:
-        precision: ``float32``, or ``bfloat16``: of the backbone, outside of training. What follows is in float32.
-    """
+    """Algorithm 1: image to object latents. Under autocast the backbone alone is lowered."""
 
     def __init__(
         self,
@@ -147,17 +132,11 @@ class Encoder(nn.Module):
         self.scale_numbers = scale_numbers
         self.scale_range = scale_range
         self.reference = reference
-        self.precision = "float32"
-
-    def forward(self, images: Tensor) -> tuple[ObjectLatents, Tensor]:
-        """images: B x 3 x H x W in [0, 1] -> latents, and attention maps B x K x h x w."""
-        latents, attention = self.locate(images)
-        return self.encode_glimpses(images, latents, attention), attention
 
     def encode_glimpses(
         self, images: Tensor, latents: ObjectLatents, attention: Tensor, drawn: Tensor | None = None
     ) -> ObjectLatents:
-        """Latents with the appearance of the second look, where there is one, of those that are drawn (B x K)."""
+        """Latents with the appearance that the glimpse encoder reads, where there is one; drawn: B x K, for which slots."""
         if self.glimpse_encoder is None:
             return latents
         where, scale = latents.position, latents.scale
@@ -166,10 +145,15 @@ class Encoder(nn.Module):
         )
 
     def locate(self, images: Tensor) -> tuple[ObjectLatents, Tensor]:
-        """The same before the second look, where there is one: the appearance is the pooled one."""
-        lowered = self.precision == "bfloat16" and not self.training
-        with torch.autocast(images.device.type, torch.bfloat16) if lowered else nullcontext():
-            maps = at_least_float32(self.backbone(images))
+        """Algorithm 1 before a glimpse encoder: the appearance is the pooled one.
+
+        Args:
+            images: B x 3 x H x W in [0, 1].
+
+        Returns:
+            Latents, and attention maps B x K x h x w.
+        """
+        maps = at_least_float32(self.backbone(images))
         # Near 1, bfloat16 has steps of 1/256: a quarter of a pixel of 128, too coarse for positions.
         with full_precision(maps.device):
             attention, pooled = attention_pool(maps[:, : self.slots], maps[:, self.slots :])

@@ -125,7 +125,6 @@ def _in_half_precision_on_cpu(features: Tensor) -> bool:
         features.device.type == "cpu"
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        and not torch.compiler.is_compiling()
     )
 
 

@@ -49,9 +49,9 @@ def shapes_are_fixed(device: torch.device) -> bool:
     """Whether all is computed there, needed or not, where on a CPU a value decides what is.
 
     To look at a value is to wait for everything that was started before, and what a GPU replays
-    (:mod:`astseg.training.cuda_graphs`) cannot hang on one; nor can what is compiled ahead of time (:mod:`astseg.inference.compiled`).
+    (:mod:`astseg.training.cuda_graphs`) cannot depend on one.
     """
-    return device.type != "cpu" or torch.compiler.is_compiling()
+    return device.type != "cpu"
 
 
 def index_like(indices: Tensor, values: Tensor) -> Tensor:

@@ -38,11 +38,6 @@ def glimpse_channels(image_size: tuple[int, int], width: int = 1) -> tuple[int, 
     return (*(width * channels for channels in hidden), 4)
 
 
-OFF = -6.3
-"""An object this far below the background in log alpha weighs less than a 540th, which changes no pixel by more than
-half of a grey level, and owns none: where no gradient is wanted it is not drawn."""
-
-
 class Rendering(NamedTuple):
     """What the renderer makes of B images.
 
@@ -99,7 +94,6 @@ class Renderer(nn.Module):
         image_size: tuple[int, int],
         background_log_activation: float = 11.0,
         pixel_activation: bool = False,
-        pruning_margin: float = 0.0,
     ) -> None:
         """Put the parts together.
 
@@ -108,13 +102,10 @@ class Renderer(nn.Module):
             image_size: (H, W).
             background_log_activation: Log alpha_0 at the start; learned.
             pixel_activation: Adds a learned term for each pixel to log alpha_0 (the reference's setting for videos).
-            pruning_margin: Objects whose log activation is lower than the background's by more than this are not drawn in
-                training; 0: all are.
         """
         super().__init__()
         self.generator = generator
         self.image_size = image_size
-        self.pruning_margin = pruning_margin
         self.background_log_activation = nn.Parameter(torch.tensor(float(background_log_activation)))
         self.pixel_log_activation = nn.Parameter(torch.zeros(image_size)) if pixel_activation else None
 
@@ -124,15 +115,19 @@ class Renderer(nn.Module):
             return self.background_log_activation
         return self.background_log_activation + self.pixel_log_activation
 
-    def drawn(self, log_activation: Tensor) -> Tensor | None:
-        """B x K log activations -> which of the objects are drawn where only the image is wanted; None: all of them."""
-        below = self.pruning_margin if torch.is_grad_enabled() else -OFF
-        if not below:
-            return None
-        chosen = log_activation.detach() - self.background_activation().detach().min() > -below
-        if not torch.is_grad_enabled():
-            return chosen
-        return chosen | ~chosen.any()  # while nothing is on yet, everything is still to be learnt
+    def active(self, log_activation: Tensor, margin: float) -> Tensor:
+        """Which slots come near enough to the background to be worth drawing (slot pruning).
+
+        Args:
+            log_activation: B x K, log alpha of the slots.
+            margin: A slot whose log activation is below the background's by more than this weighs less than
+                e^-margin in every pixel, and is not active.
+
+        Returns:
+            B x K, bool.
+        """
+        behind = self.background_activation().detach().min()
+        return log_activation.detach() - behind > -margin
 
     def forward(
         self,
@@ -150,7 +145,7 @@ class Renderer(nn.Module):
             background: B x 3 x H x W in [0, 1].
             images: B x 3 x H x W in [0, 1], what the colours of the layers are held against; None: they are not.
             layers: Whether layers and masks are wanted too. Training does without: they are most of the cost.
-            drawn: B x K, which objects are drawn (:meth:`drawn`); only without layers.
+            drawn: B x K, which objects are drawn (:meth:`active`); only without layers.
         """
         behind = self.background_activation()
         if not layers:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from astseg.runs.folder import RunFolder
+from astseg.runs.info import RunInfo
 from astseg.config import Config
 from astseg.model.backbones.segformer import licence_notice
 from astseg.runs.atomic import write_whole
@@ -13,28 +14,28 @@ from astseg.runs.atomic import write_whole
 __all__ = ["write_card"]
 
 
-def _origin(about: Mapping[str, Any]) -> list[str]:
+def _origin(info: RunInfo) -> list[str]:
     """What this is and what it learnt from."""
     what = "A model that finds, separates and redraws the objects of images (AST-Seg, WACV 2023)"
-    if about.get("imported"):
+    if info.imported:
         return [
             f"{what}, trained by the authors' program.",
             "",
-            f"- imported from {about['imported']}, fingerprint {about['fingerprint']}",
+            f"- imported from {info.imported}, fingerprint {info.fingerprint}",
         ]
-    images = f"{about['images']} images, fingerprint {about['fingerprint']}"
-    return [f"{what}, trained by astseg on images alone.", "", f"- data: {about['data']} ({about['split']}), {images}"]
+    images = f"{info.images} images, fingerprint {info.fingerprint}"
+    return [f"{what}, trained by astseg on images alone.", "", f"- data: {info.data} ({info.split}), {images}"]
 
 
 def write_card(
-    run: RunFolder, config: Config, about: Mapping[str, Any], metrics: Mapping[str, Any] | None = None
+    run: RunFolder, config: Config, info: RunInfo, metrics: Mapping[str, Any] | None = None
 ) -> None:
     """Write the card.
 
     Args:
         run: The run folder.
         config: Its settings.
-        about: Data, seed, preset and so on, as in ``config.json``.
+        info: What it learnt from.
         metrics: Figures of an evaluation, where there is one.
     """
     model, objects = config.model, config.objects
@@ -42,8 +43,8 @@ def write_card(
     lines = [
         f"# {run.path.name}",
         "",
-        *_origin(about),
-        f"- preset {about['preset']}, seed {about['seed']}, astseg {about['astseg']}",
+        *_origin(info),
+        f"- preset {info.preset}, seed {info.seed}, astseg {info.versions.get('astseg', '?')}",
         f"- images {model.image_size[0]}x{model.image_size[1]}, at most {model.slots} objects,"
         f" backbone {model.backbone},"
         f" refinement {model.refinement}, background {model.background_width} ({model.background_form})",
@@ -52,7 +53,7 @@ def write_card(
         *([f"- {notice}"] if notice else []),
         "",
         "Every setting is in `config.json`"
-        + ("." if about.get("imported") else ", every number of the training in `log.jsonl`, pictures in `panels/`."),
+        + ("." if info.imported else ", every number of the training in `log.jsonl`, pictures in `panels/`."),
         "",
         "```python",
         "from astseg import Segmenter",

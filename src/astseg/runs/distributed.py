@@ -135,9 +135,6 @@ class ReadOnlyRunFolder(RunFolder):
     def save_weights(self, *args: Any, **kwargs: Any) -> None:
         """Nothing."""
 
-    def keep_best(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing."""
-
     def trim_log(self, *args: Any, **kwargs: Any) -> None:
         """Nothing."""
 

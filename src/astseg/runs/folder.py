@@ -4,7 +4,6 @@
 
     RUN/config.json             every setting, the preset, the data, the seed, the version of this format
     RUN/model.safetensors       the weights, for use
-    RUN/best.safetensors        those with which pictures came back best, of all that were ever saved
     RUN/training_state/         weights and optimiser in the middle of a run, to go on from; no pickle
     RUN/training_state.before/  the state before that one
     RUN/log.jsonl               every number of the training, a line a step
@@ -33,15 +32,14 @@ from astseg.config import Config, from_dict, to_dict
 from astseg.config.device import default_device, resolved
 from astseg.runs.atomic import BrokenFileError, cannot_write, sync, write_durably, write_json
 from astseg.runs.tensors import header, save_tensors
+from astseg.runs.info import RunInfo
+from astseg.runs.migrate import FORMAT, migrated, migrated_phase
 from astseg.runs.lock import LOCK_NAME, FolderLock
 from astseg.model.astseg import AstSeg, build
 from astseg.runs.states import PHASES, StateStore, TrainingState, load_weights
 from astseg.errors import UserError
 
-__all__ = ["FORMAT", "RunFolder", "TrainingState", "load_model", "write_json"]
-
-FORMAT = 1
-"""Version of the run folder. Folders of this and of every lower one are read."""
+__all__ = ["RunFolder", "TrainingState", "load_model"]
 
 SAME_NUMBERS = ("cuda_graphs",)
 """Settings that a run may go on with otherwise, since they change how fast a step is and not what it does."""
@@ -71,16 +69,16 @@ class RunFolder:
         self.log_path = path / "log.jsonl"
         self.panels = path / "panels"
 
-    def save_config(self, config: Config, **about: Any) -> None:
-        """Write ``config.json``; about: preset, data, seed and whatever else a reader wants to know."""
-        write_json(self.path / "config.json", {"format": FORMAT, **about, **to_dict(config)})
+    def save_config(self, config: Config, info: RunInfo) -> None:
+        """Write ``config.json``: every setting, and what the run learnt from."""
+        write_json(self.path / "config.json", {"format": FORMAT, "run": info.to_dict(), **to_dict(config)})
 
     def lock(self) -> FolderLock:
         """Holds the folder while it is entered, so that no second run writes into it."""
         return FolderLock(self.path)
 
-    def load_config(self) -> tuple[Config, dict[str, Any]]:
-        """The configuration, and what was said about it.
+    def load_config(self) -> tuple[Config, RunInfo]:
+        """The configuration, and what the run learnt from; those of format 1 too (:mod:`astseg.runs.migrate`).
 
         Raises:
             UserError: No run folder, or a broken ``config.json``.
@@ -91,19 +89,16 @@ class RunFolder:
         if not file.is_file():
             raise UserError(f"'{self.path}' has no config.json, expected a run folder made by 'astseg train'")
         try:
-            values = json.loads(file.read_text())
-            version = values.pop("format", FORMAT)
-            if type(version) is not int or version < 1:
-                raise ValueError(f"format is {version!r}, expected a whole number from 1")
-            if version > FORMAT:
-                raise UserError(
-                    f"'{file}' is of format {version}, and this astseg reads up to {FORMAT}: install a newer astseg"
-                )
-            # Runs from before there were variants know nothing of them.
-            parts = {name: values.pop(name) for name in to_dict(Config()) if name in values or name != "augment"}
+            values = migrated(json.loads(file.read_text()))
+            if values.pop("format") > FORMAT:
+                raise UserError(f"'{file}' is of a later format than {FORMAT}: install a newer astseg")
+            info = RunInfo.from_dict(values.pop("run"))
+            missing = [name for name in ("model", "background", "objects") if name not in values]
+            if missing:
+                raise KeyError(missing[0])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"'{file}' is broken ({error}): restore it or train again") from None
-        return from_dict(parts), values
+        return from_dict(values), info
 
     @property
     def is_begun(self) -> bool:
@@ -121,7 +116,7 @@ class RunFolder:
         if not self.is_begun and self.path.is_dir() and any(item.name not in ours for item in self.path.iterdir()):
             raise UserError(f"'{self.path}' is not empty and holds no run: choose another folder")
 
-    def begin(self, config: Config, about: Mapping[str, Any]) -> Config:
+    def begin(self, config: Config, info: RunInfo) -> Config:
         """Write the configuration of a new run, or make sure that a run that goes on is the same one.
 
         Between the background and the objects, the background stays as it was trained and the objects may be planned
@@ -130,7 +125,7 @@ class RunFolder:
         Args:
             config: Every setting; those of :data:`SAME_NUMBERS` may differ from the run's. A precision that is ``auto``
                 is settled here, once for the whole run.
-            about: Preset, data, seed and so on; ``fingerprint`` of the images and ``seed`` must not change.
+            info: What it learns from; fingerprint and seed must not change.
 
         Returns:
             The configuration of the run.
@@ -141,7 +136,7 @@ class RunFolder:
         self.check_new_or_begun()
         if not self.is_begun:
             config = resolved(config, default_device())
-            self.save_config(config, **about)
+            self.save_config(config, info)
             return config
         old, before = self.load_config()
         config = resolved(config, default_device(), before=old)
@@ -149,9 +144,9 @@ class RunFolder:
         if state is not None and (state.phase, state.step) == ("objects", 0):
             config, old = replace(config, background=old.background), replace(old, objects=config.objects)
         changed = [
-            f"{name} ({before.get(name)}, now {about[name]})"
+            f"{name} ({getattr(before, name)}, now {getattr(info, name)})"
             for name in ("fingerprint", "seed")
-            if before.get(name) != about[name]
+            if getattr(before, name) != getattr(info, name)
         ]
         now = to_dict(config)
         changed += [
@@ -162,7 +157,7 @@ class RunFolder:
         ]
         if changed:
             raise UserError(f"'{self.path}' holds a run that differs in {', '.join(changed)}: choose another folder")
-        self.save_config(config, **{**before, **about})
+        self.save_config(config, info)
         self._tidy()
         self.trim_log(*((state.phase, state.step) if state is not None else ("background", 0)))
         return config
@@ -177,24 +172,6 @@ class RunFolder:
     def save_weights(self, model: nn.Module) -> None:
         """Write ``model.safetensors``."""
         save_tensors(self.path / "model.safetensors", model.state_dict(), {})
-
-    def keep_best(self, model: nn.Module, reconstruction: float, *, phase: str, step: int) -> None:
-        """Write ``best.safetensors`` if no weights that lie there reconstruct better.
-
-        Args:
-            model: The model.
-            reconstruction: Mean loss of the steps since the last call, 0 or more.
-            phase: Where the run stands.
-            step: Finished steps.
-        """
-        file = self.path / "best.safetensors"
-        try:
-            if float(header(file)["reconstruction"]) <= reconstruction:
-                return
-        except (FileNotFoundError, BrokenFileError, ValueError, KeyError):
-            pass  # there is none, or it is broken and of no use
-        about = {"reconstruction": repr(reconstruction), "phase": phase, "step": str(step)}
-        save_tensors(file, model.state_dict(), about)
 
     def save_state(self, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         """Write ``training_state/``, whole or not at all; first the log of the steps before it is on the disk.
@@ -233,7 +210,7 @@ class RunFolder:
         for line in self.log_path.read_text(errors="replace").splitlines():
             try:
                 entry = json.loads(line)
-                is_told = (_loop(entry["phase"]), entry["step"]) <= (_loop(phase), step)
+                is_told = (_loop(migrated_phase(entry["phase"])), entry["step"]) <= (_loop(phase), step)
             except (ValueError, KeyError, TypeError, RecursionError):  # the run was killed while it wrote this line
                 continue
             if is_told:
@@ -246,17 +223,16 @@ def _loop(phase: str) -> int:
     return min(PHASES.index(phase), 1)
 
 
-def load_model(path: Path) -> tuple[AstSeg, Config]:
-    """The trained model of a run folder, in evaluation mode.
+def load_model(path: Path) -> tuple[AstSeg, Config, RunInfo]:
+    """The trained network of a run folder, in evaluation mode, its configuration, and what it learnt from.
 
     Raises:
         UserError: No run folder, no weights, or weights of another model.
     """
-    run = RunFolder(path)
-    config, _ = run.load_config()
+    config, info = RunFolder(path).load_config()
     weights = path / "model.safetensors"
     if not weights.is_file():
         raise UserError(f"'{path}' has no model.safetensors: its training has not saved any weights yet")
     model = build(replace(config.model, backbone_weights=None))  # the file holds them all
     load_weights(model, weights)
-    return model.eval(), config
+    return model.eval(), config, info

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from astseg import __version__
 from astseg.runs.card import write_card
 from astseg.runs.folder import RunFolder
+from astseg.runs.info import RunInfo
 from astseg.config import Config, ModelConfig
 from astseg.model.background import channel_tables
 from astseg.model.renderer import glimpse_channels
@@ -104,20 +104,11 @@ def import_reference(file: Path, out: Path, config: Config, *, preset: str, back
     model = build(replace(config.model, backbone_weights=None))
     _load(model, found, told=told)
     digest = hashlib.sha256(b"".join(hashlib.sha256(one.read_bytes()).digest() for one in files)).hexdigest()[:16]
-    about = {
-        "astseg": __version__,
-        "imported": " and ".join(str(one) for one in files),
-        "preset": preset,
-        "seed": None,
-        "data": None,
-        "split": None,
-        "crop": None,
-        "images": None,
-        "fingerprint": digest,
-    }
-    run.save_config(config, **about)
+    imported = " and ".join(str(one) for one in files)
+    info = RunInfo(preset=preset, imported=imported, fingerprint=digest)
+    run.save_config(config, info)
     run.save_weights(model)
-    write_card(run, config, about)
+    write_card(run, config, info)
     return config
 
 

@@ -18,13 +18,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from astseg.runs.migrate import migrated_phase, migrated_weights
 from astseg.runs.atomic import BrokenFileError, cannot_write, read, sync, write_json
 from astseg.runs.tensors import load_tensors, save_tensors
 from astseg.errors import UserError
@@ -208,7 +209,7 @@ def _parsed(manifest: bytes) -> tuple[TrainingState, dict[str, str]]:
     state = TrainingState(
         **{field.name: values.pop(field.name) for field in fields(TrainingState) if field.name in values}
     )
-    return state, dict(values["files"])
+    return replace(state, phase=migrated_phase(state.phase)), dict(values["files"])
 
 
 def load_weights(model: nn.Module, file: Path, *, expected: str | None = None) -> None:
@@ -227,7 +228,7 @@ def load_weights(model: nn.Module, file: Path, *, expected: str | None = None) -
         wrong = sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all())
         if wrong:
             raise BrokenFileError(f"'{wrong[0]}' holds numbers that are not finite")
-        model.load_state_dict(tensors)
+        model.load_state_dict(migrated_weights(tensors))
     except FileNotFoundError:
         raise UserError(f"'{file}' is not there: the run holds no weights") from None
     except BrokenFileError as error:

@@ -108,16 +108,28 @@ class _InPrecision(nn.Module):
 
 
 class Scene(nn.Module):
-    """A model's forward without layers, with tensors alone going in and out."""
+    """A model's forward in training: without layers, with slot pruning, with tensors alone going in and out."""
 
-    def __init__(self, model: AstSeg) -> None:
-        """Wrap a model."""
+    def __init__(self, model: AstSeg, *, pruning_margin: float = 0.0) -> None:
+        """Wrap a model.
+
+        Args:
+            model: The model.
+            pruning_margin: Slots this far below the background in log activation are not drawn; 0: all are.
+        """
         super().__init__()
         self.model = model
+        self.pruning_margin = pruning_margin
 
     def forward(self, images: Tensor, *background: Tensor) -> tuple[Tensor, ...]:
         """Images B x 3 x H x W, and the background of the same shape where it is known -> see :meth:`output`."""
-        output: SceneOutput = self.model(images, *background, layers=False)
+        behind = background[0] if background else self.model.background_model(images)[0]
+        latents, attention = self.model.encoder.locate(images)
+        active = None
+        if self.pruning_margin:
+            active = self.model.renderer.active(latents.log_activation, self.pruning_margin)
+            active = active | ~active.any()  # while nothing is on yet, everything is still to be learnt
+        output = self.model.render(images, behind, latents, attention, layers=False, active=active)
         latents = output.latents
         return (
             latents.position,

@@ -73,15 +73,13 @@ class DivergenceMonitor:
         """Watch over a run.
 
         Args:
-            run: Where batches are kept for study, and the best weights.
+            run: Where batches are kept for study.
             reporter: Where a collapse is told.
             seed: Of the batches, for the record.
         """
         self.run, self.reporter, self.seed = run, reporter, seed
         self.factor = rate_factor(run)
         self.looks: int | None = None
-        self.reconstruction: Tensor | None = None
-        self.steps = 0
 
     def check(
         self, phase: str, step: int, losses: Mapping[str, Tensor], model: nn.Module, batch: Sequence[Tensor]
@@ -119,7 +117,7 @@ class DivergenceMonitor:
         )
         raise error
 
-    def look(self, phase: str, step: int, progress: float, weights: Sequence[Tensor], reconstruction: Tensor) -> None:
+    def look(self, phase: str, step: int, progress: float, weights: Sequence[Tensor]) -> None:
         """After a rendered step: now and then see whether the model has collapsed, and tell it.
 
         Args:
@@ -127,11 +125,7 @@ class DivergenceMonitor:
             step: Number of the step, from 0.
             progress: Part of the loop that is done, in [0, 1].
             weights: Layer weights of the batch in equal parts, each B x L x H x W.
-            reconstruction: Scalar, the loss.
         """
-        kept = reconstruction.detach()
-        self.reconstruction = kept if self.reconstruction is None else self.reconstruction + kept
-        self.steps += 1
         due = sum(progress >= part for part in LOOKS)
         before, self.looks = self.looks, due
         if before is None or due <= before:
@@ -140,13 +134,6 @@ class DivergenceMonitor:
         if 0 < foreground <= ALL_FOREGROUND:
             return
         self.reporter.say(f"phase '{phase}', step {step + 1}: {NO_BACKGROUND if foreground else NO_OBJECT}")
-
-    def keep_best(self, model: nn.Module, phase: str, step: int) -> None:
-        """When weights are saved: keep them as the best too, if the steps since the last time reconstructed best."""
-        if self.reconstruction is not None:
-            mean = float(self.reconstruction) / self.steps
-            self.reconstruction, self.steps = None, 0
-            self.run.keep_best(model, mean, phase=phase, step=step)
 
 
 def rate_factor(run: RunFolder) -> float:

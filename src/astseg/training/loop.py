@@ -203,7 +203,9 @@ def train_objects(
                 model.background_model.requires_grad_(now == "joint")
                 # Of a batch in parts, the second would write over what the first has left.
                 graphs = config.cuda_graphs and config.accumulate == 1
-                render = Replayed(Scene(model), precision=config.precision, graphs=graphs)
+                render = Replayed(
+                    Scene(model, pruning_margin=config.pruning_margin), precision=config.precision, graphs=graphs
+                )
                 locate = Replayed(Locating(model.encoder), precision=config.precision, graphs=graphs)
             phase = now
 
@@ -234,7 +236,7 @@ def train_objects(
                 found.append({name: loss.detach() for name, loss in losses.items()})
             losses = {name: torch.stack([part[name] for part in found]).mean() for name in found[0]}
             if layers:
-                divergence.look(phase, step, position / config.steps, layers, losses["reconstruction"])
+                divergence.look(phase, step, position / config.steps, layers)
             detached = team.shared(model, losses)
             divergence.check(phase, step, detached, model, batch)
             if config.clip:
@@ -253,12 +255,10 @@ def train_objects(
                 here = TrainingState(phase, finished, seconds, state.background_seconds, seed)
                 run.save_state(here, model, optimizer)
                 run.save_weights(model)
-                divergence.keep_best(model, phase, finished)
             interruption.obey()
     reporter.flush()
     seconds = clock.seconds()
     run.save_weights(model)
-    divergence.keep_best(model, phase, finished)
     run.save_state(TrainingState("done", finished, seconds, state.background_seconds, seed), model, None)
     return seconds
 

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from astseg.config import InferenceConfig
 from astseg.data.arrays import images_to_tensor
 from astseg.data.formats.png import save_picture
 from astseg.diagnostics.health import early_warning
 from astseg.diagnostics.visualize import panel
 from astseg.discovery.background_subtraction import find_components
 from astseg.evaluation.evaluate import evaluate
-from astseg.inference.pipeline import inference
+from astseg.inference.pipeline import Pipeline, inference
 from astseg.model.astseg import AstSeg
 from astseg.runs.folder import RunFolder
 from astseg.training.logging import Reporter
@@ -40,17 +41,21 @@ class TrainingMonitor:
     It goes by the clock and leaves the training as it is: modes and random state are put back.
     """
 
-    def __init__(self, run: RunFolder, scenes: SceneArrays, reporter: Reporter) -> None:
+    def __init__(
+        self, run: RunFolder, scenes: SceneArrays, reporter: Reporter, config: InferenceConfig | None = None
+    ) -> None:
         """Watch a run.
 
         Args:
             run: Where ``panels/`` goes.
             scenes: Some dozen scenes at the model's size.
             reporter: Where the figures are told.
+            config: How the output becomes masks; None: as in the paper.
         """
         self.run = run
         self.scenes = scenes
         self.reporter = reporter
+        self.config = config
         self.begin = time.monotonic()
         self.due = [*FIRST_PICTURES]
         self.rendered: list[dict[str, float]] = []
@@ -95,7 +100,7 @@ class TrainingMonitor:
 
     def draw(self, model: AstSeg, name: str) -> dict[str, float]:
         """Draw ``panels/NAME.png`` and ``panels/latest.png``, and tell the figures; returns the finite ones by name."""
-        result = evaluate(model, self.scenes)
+        result = evaluate(Pipeline(model, self.config), self.scenes)
         picture = panel(self.scenes.images[:8], result.first_output, labels=_first(self.scenes))
         file = self.run.panels / f"{name}.png"
         for path in (file, self.run.panels / "latest.png"):

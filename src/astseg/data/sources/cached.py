@@ -125,6 +125,7 @@ class CachedSource:
         has_labels: Whether there are masks.
         benchmark: What the paper does with the source's data set.
         size: (H, W) of all scenes.
+        prepared: How they were brought to it: ``size``, ``resize`` and ``crop``.
         images: N x H x W x 3.
         labels: N x H x W or None.
         highest_label: Of all scenes, 0 without masks.
@@ -143,7 +144,8 @@ class CachedSource:
             found = manifest.get("format")
             raise UserError(f"'{path}' is a cache of format {found}, expected {FORMAT}: prepare it again")
         try:
-            height, width = manifest["preprocessing"]["size"]
+            self.prepared: dict[str, Any] = manifest["preprocessing"]
+            height, width = self.prepared["size"]
             counts = [shard["count"] for shard in manifest["shards"]]
             self.size = (int(height), int(width))
             self.has_labels = bool(manifest["labels"])

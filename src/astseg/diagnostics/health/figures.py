@@ -13,13 +13,12 @@ from torch import Tensor
 from astseg.data.arrays import images_to_tensor
 from astseg.errors import UserError
 from astseg.evaluation.metrics import segmentation_metrics
-from astseg.inference.pipeline import at_once, inference
+from astseg.inference.pipeline import Pipeline
 from astseg.types import SceneOutput
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from astseg.model.astseg import AstSeg
     from astseg.types import SceneArrays
 
 __all__ = ["Health", "examine"]
@@ -98,7 +97,7 @@ class Health:
 
 
 def examine(
-    model: AstSeg,
+    pipeline: Pipeline,
     scenes: SceneArrays,
     *,
     batch_size: int = 32,
@@ -107,7 +106,7 @@ def examine(
     """Look at what a model does; its modes stay as they are.
 
     Args:
-        model: The model.
+        pipeline: The model and how its output becomes masks.
         scenes: N pictures at its size; some hundreds say enough. Labels are not looked at.
         batch_size: Images a forward pass, at most.
         progress: Called with the number of pictures done and their total.
@@ -122,12 +121,11 @@ def examine(
         raise UserError("there are no pictures to examine: choose at least one")
     median, common = _median(scenes)
     parts: list[dict[str, Tensor]] = []
-    device = next(model.parameters()).device
-    batch_size = at_once(model, batch_size)
+    device = pipeline.device
+    batch_size = pipeline.batch_size(batch_size)
     for start in range(0, len(scenes), batch_size):
         images = images_to_tensor(scenes.images[start : start + batch_size], device=device)
-        with inference(model):
-            parts.append(_look(model, images, median.to(device)))
+        parts.append(_look(pipeline, images, median.to(device)))
         if progress is not None:
             progress(min(start + batch_size, len(scenes)), len(scenes))
     each = {name: torch.cat([part[name] for part in parts]).cpu().double().numpy() for name in parts[0]}
@@ -148,7 +146,7 @@ def examine(
         shifted=float(each["shifted"].mean()),
         flipped=float(each["flipped"].mean()),
         still=_still(each["seen"], each["position"]),
-        missed=_ratio(each["missed"], used) if model.proposals else float("nan"),
+        missed=_ratio(each["missed"], used) if pipeline.config.proposals else float("nan"),
         absorbed=_ratio(each["absorbed"], each["differing"]) if common else float("nan"),
     )
     figures = {name: each[name] for name in ("error", "unexplained", "foreground", "shifted", "doubled", "entropy")}
@@ -163,9 +161,9 @@ def _median(scenes: SceneArrays) -> tuple[Tensor, bool]:
     return median, bool(unrest < ONE_BACKGROUND)
 
 
-def _look(model: AstSeg, images: Tensor, median: Tensor) -> dict[str, Tensor]:
+def _look(pipeline: Pipeline, images: Tensor, median: Tensor) -> dict[str, Tensor]:
     """B values by name, of one batch."""
-    output: SceneOutput = model(images)
+    output = pipeline(images, layers=True)
     labels = output.responsibilities.argmax(dim=1)  # B x H x W
     slots = output.weights.shape[1] - 1
     off = (output.reconstruction - images).abs().mean(dim=1)  # B x H x W
@@ -187,8 +185,8 @@ def _look(model: AstSeg, images: Tensor, median: Tensor) -> dict[str, Tensor]:
         "doubled": _doubled(output, seen),
         "entropy": entropy.mean(dim=(1, 2)),
         "foreground": objects.float().mean(dim=(1, 2)),
-        "shifted": _shifted(model, images, labels),
-        "flipped": _agreement(labels, _labels(model, images.flip(-1)).flip(-1)),
+        "shifted": _shifted(pipeline, images, labels),
+        "flipped": _agreement(labels, _labels(pipeline, images.flip(-1)).flip(-1)),
         "differing": differing.sum(dim=(1, 2)),
         "absorbed": taken_over.sum(dim=(1, 2)),
     }
@@ -208,18 +206,17 @@ def _doubled(output: SceneOutput, seen: Tensor) -> Tensor:
     return (overlap.triu(1) > DOUBLED).flatten(1).any(dim=1)
 
 
-def _labels(model: AstSeg, images: Tensor) -> Tensor:
-    output: SceneOutput = model(images, layers=False)
-    return output.responsibilities.argmax(dim=1)
+def _labels(pipeline: Pipeline, images: Tensor) -> Tensor:
+    return pipeline(images).responsibilities.argmax(dim=1)
 
 
-def _shifted(model: AstSeg, images: Tensor, labels: Tensor) -> Tensor:
+def _shifted(pipeline: Pipeline, images: Tensor, labels: Tensor) -> Tensor:
     """B, how well masks agree with those of the pictures shifted right and down, where both see the same."""
     down, right = (max(1, round(SHIFT * side)) for side in images.shape[-2:])
     moved = torch.nn.functional.pad(images, (right, 0, down, 0), mode="replicate")[
         ..., : -down or None, : -right or None
     ]
-    found = _labels(model, moved)[:, down:, right:]
+    found = _labels(pipeline, moved)[:, down:, right:]
     return _agreement(labels[:, :-down, :-right], found)
 
 

@@ -14,19 +14,18 @@ import numpy as np
 from PIL import Image
 
 from astseg.config import to_dict
-from astseg.data.arrays import tensor_to_images
+from astseg.data.arrays import images_to_tensor, tensor_to_images
 from astseg.data.formats.png import colour_labels
 from astseg.diagnostics.health import Finding, Health
 from astseg.diagnostics.report.charts import curves, histogram
 from astseg.evaluation.evaluate import Evaluation
-from astseg.inference.pipeline import scene_outputs
+from astseg.inference.pipeline import Pipeline
 from astseg.inference.writers.overlay import overlay
 from astseg.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from astseg.model.astseg import AstSeg
     from astseg.types import SceneArrays
 
 __all__ = ["Material", "Picture", "Scene"]
@@ -95,7 +94,7 @@ class Material:
     def collect(
         cls,
         run: RunFolder,
-        model: AstSeg,
+        pipeline: Pipeline,
         scenes: SceneArrays,
         health: Health,
         findings: Sequence[Finding],
@@ -106,34 +105,34 @@ class Material:
 
         Args:
             run: The run folder, for its log and settings.
-            model: The model.
+            pipeline: The model and how its output becomes masks.
             scenes: N scenes at its size.
             health: What :func:`astseg.diagnostics.health.examine` said of them.
             findings: What that means.
             each: Its figures of each scene.
             evaluation: What :func:`astseg.evaluation.evaluate.evaluate` said of them.
         """
-        config, about = run.load_config()
+        config, info = run.load_config()
         first = [number * len(scenes) // min(SHOWN, len(scenes)) for number in range(min(SHOWN, len(scenes)))]
         last = list(np.argsort(-each["error"], kind="stable")[: min(WORST, len(scenes))])
         entries = _log(run)
         labelled = scenes.labels is not None
         told = _json(run, "fit.json")
         facts = {
-            "data": about.get("data"),
-            "scenes": about.get("split"),
-            "pictures learnt from": about.get("images"),
+            "data": info.data,
+            "scenes": info.split,
+            "pictures learnt from": info.images,
             **told.get("data", {}),
-            "preset": about.get("preset"),
-            "seed": about.get("seed"),
-            "version": about.get("astseg"),
+            "preset": info.preset,
+            "seed": info.seed,
+            "versions": ", ".join(f"{name} {version}" for name, version in info.versions.items()),
         }
         return cls(
             title=run.path.resolve().name,
             findings=findings,
             health=health,
-            scenes=_scenes(model, scenes, first, each),
-            worst=_scenes(model, scenes, [int(number) for number in last], each),
+            scenes=_scenes(pipeline, scenes, first, each),
+            worst=_scenes(pipeline, scenes, [int(number) for number in last], each),
             charts=_charts(entries),
             histograms=_histograms(each, evaluation),
             figures=[
@@ -147,18 +146,18 @@ class Material:
             facts=[(name, str(value)) for name, value in facts.items() if value is not None],
             plan=told.get("plan", []),
             settings=json.dumps(to_dict(config), indent=2),
-            following=f"astseg segment {quote(str(run.path))} {quote(str(about.get('data', 'PICTURES')))} --out masks",
+            following=f"astseg segment {quote(str(run.path))} {quote(info.data or 'PICTURES')} --out masks",
         )
 
 
 def _scenes(
-    model: AstSeg, scenes: SceneArrays, chosen: Sequence[int], each: Mapping[str, NDArray[np.float64]]
+    pipeline: Pipeline, scenes: SceneArrays, chosen: Sequence[int], each: Mapping[str, NDArray[np.float64]]
 ) -> list[Scene]:
     """Scenes with what the model makes of them."""
     if not chosen:
         return []
     images = np.stack([scenes.images[number] for number in chosen])
-    output = scene_outputs(model, images)
+    output = pipeline(images_to_tensor(images), layers=True)
     labels = output.responsibilities.argmax(dim=1).cpu().numpy()
     drawn, empty = tensor_to_images(output.reconstruction), tensor_to_images(output.background)
     found = []

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -73,14 +73,14 @@ class SegmentSummary:
         objects: Number of objects found in them.
         skipped: For each picture that could not be read, what is wrong with it, in a line that names it.
         written: What lies in the folder now: names of files, and of folders with a slash at the end.
-        squeezed: Number of pictures whose proportions were changed by more than a tenth to fit the model.
+        cropped: Number of pictures of which more than a tenth lies outside of what the model looks at.
     """
 
     images: int
     objects: int
     skipped: tuple[str, ...]
     written: tuple[str, ...] = ()
-    squeezed: int = 0
+    cropped: int = 0
 
 
 def segment_folder(
@@ -134,7 +134,8 @@ def segment_folder(
         "input": [str(one.absolute()) for one in given],
         "root": str(root.absolute()),
         "kind": "video" if of_videos else "pictures",
-        "precision": segmenter.model.encoder.precision,
+        "precision": segmenter.pipeline.precision,
+        "preprocess": asdict(segmenter.preprocess.instead(resize)),
     }
     skipped: list[str] = []
     # Threads of their own for each, or a batch would be read only when the results of the one before are written.
@@ -155,7 +156,7 @@ def segment_folder(
         work = _Work(segmenter, source, names, results, out, kinds, resize=resize)
         pictures = itertools.chain([first], pictures)
         try:
-            tables = Tables(out, appearance_size=segmenter.model.renderer.generator.appearance_size)
+            tables = Tables(out, appearance_size=segmenter.pipeline.model.renderer.generator.appearance_size)
             with tables, VideoResults(out, source if isinstance(source, VideoSource) else None, kinds) as videos:
                 for last in work.run(pictures, writers, tables, videos, batch_size=batch_size):
                     if progress is not None:
@@ -168,7 +169,7 @@ def segment_folder(
     write_json(out / MARK, {"complete": True, **about, "results": results})
     present = [f"{kind}/" for kind in ("masks", *KINDS, "videos") if (out / kind).is_dir()]
     written = (*present, "coco.json", "objects.csv")
-    return SegmentSummary(tables.images, tables.objects, tuple(skipped), written, work.squeezed)
+    return SegmentSummary(tables.images, tables.objects, tuple(skipped), written, work.cropped)
 
 
 @dataclass
@@ -182,7 +183,7 @@ class _Work:
     out: Path
     kinds: Collection[str]
     resize: str | None
-    squeezed: int = 0
+    cropped: int = 0
 
     def run(
         self,
@@ -202,7 +203,7 @@ class _Work:
             )
             for (index, image), prediction in zip(batch, predictions, strict=True):
                 name, result = self.names[index], self.results[index]
-                self.squeezed += abs(prediction.placement.distortion - 1) > _MUCH
+                self.cropped += prediction.placement.kept < 1 - _MUCH
                 labels, objects = videos.follow(name, image, prediction)
                 tables.add(name, f"masks/{result}.png", labels, objects)
                 kinds = videos.kinds_of_frames
