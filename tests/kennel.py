@@ -13,7 +13,7 @@ import sys
 # Loaded before the fork; an optimiser would otherwise load the last of them, which takes seconds.
 import torch._dynamo  # noqa: F401
 
-from astseg.cli import commands  # noqa: F401
+import astseg.cli.train  # noqa: F401
 from astseg.cli import main as cli
 from astseg.training import logging, loop  # noqa: F401
 

@@ -11,6 +11,7 @@ from astseg.cli import data, main
 from astseg.data import loading
 from astseg.data.formats.png import PALETTE
 from astseg.diagnostics.contact_sheet import contact_sheet
+from astseg.runs.folder import RunFolder
 from tiny import MODEL_SETTINGS
 
 SETTINGS = {
@@ -92,12 +93,9 @@ def test_prepare_and_train_from_the_cache(
             main.run(["train", str(source), "--config", str(settings), "--out", str(tmp_path / source.name / "run")])
             == 0
         )
-        about = json.loads((tmp_path / source.name / "run" / "config.json").read_text())
-        fingerprints.append(about["fingerprint"])
+        fingerprints.append(RunFolder(tmp_path / source.name / "run").load_config()[1].fingerprint)
     assert fingerprints[0] == fingerprints[1]
     hashes = []
-    config = tmp_path / "desk" / "run" / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "crop": 1.0}))
     for source in (desk, cache):
         assert main.run(["evaluate", str(tmp_path / "desk" / "run"), str(source), "--split", "train"]) == 0
         figures = json.loads((tmp_path / "desk" / "run" / "metrics.json").read_text())
@@ -115,4 +113,4 @@ def test_large_sources_are_prepared_beside_the_run(
     assert main.run([*words, "--out", str(tmp_path / "run"), "--split", "train"]) == 0
     assert "10 scenes are many: preparing them in" in capsys.readouterr().out
     assert (tmp_path / "run-cache" / "manifest.json").is_file()
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["images"] == 10
+    assert RunFolder(tmp_path / "run").load_config()[1].images == 10

@@ -27,6 +27,7 @@ from astseg.evaluation.evaluate import PROTOCOLS, Evaluation
 from astseg.evaluation.published import PUBLISHED
 from astseg.model.astseg import build
 from astseg.runs.folder import RunFolder
+from astseg.runs.info import RunInfo
 from tiny import PAPER_FORM
 
 COUNT = 7
@@ -41,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in range(3):
         torch.manual_seed(seed)
         run = RunFolder(folder / f"run-{seed}")
-        run.save_config(CONFIG, preset="clevrtex-ct", seed=seed, crop=0.8 if seed < 2 else None)
+        run.save_config(CONFIG, RunInfo(preset="clevrtex-ct", seed=seed, crop=0.8 if seed < 2 else None))
         run.save_weights(build(CONFIG.model))
     return folder
 
@@ -116,12 +117,12 @@ def test_several_runs_have_mean_and_deviation(copied: Path, tmp_path: Path, caps
     for name in ("miou", "ari_fg", "mse"):
         single = [one[name] for one in of_runs]
         assert values["mean"][name] == pytest.approx(np.mean(single))
-        assert values["deviation"][name] == pytest.approx(np.std(single, ddof=1))
+        assert values["standard_deviation"][name] == pytest.approx(np.std(single, ddof=1))
     assert (values["protocol"], values["count"], values["crop"]) == ("astseg", COUNT, 0.9)
     assert "seed" not in values  # it differs
     printed = capsys.readouterr().out
     assert f"{values['mean']['miou']:.4f}" in printed
-    assert f"{values['deviation']['miou']:.4f}" in printed
+    assert f"{values['standard_deviation']['miou']:.4f}" in printed
 
 
 def test_the_crop_of_the_data_where_none_was_given(copied: Path) -> None:
@@ -135,7 +136,7 @@ def test_a_table_beside_published_figures(copied: Path, tmp_path: Path) -> None:
     lines = (tmp_path / "table.md").read_text().splitlines()
     values = read(tmp_path / "a.json")
     assert lines[0] == "| model | ARI-FG | mIoU | source |"
-    mean, deviation = 100 * values["mean"]["miou"], 100 * values["deviation"]["miou"]
+    mean, deviation = 100 * values["mean"]["miou"], 100 * values["standard_deviation"]["miou"]
     assert f"**{mean:.1f} ± {deviation:.1f}**" in lines[2]
     assert f"protocol astseg, {COUNT} images" in lines[2]
     rows = lines[3 : lines.index("")]
@@ -148,7 +149,7 @@ def test_a_table_beside_published_figures(copied: Path, tmp_path: Path) -> None:
 
 def test_what_evaluate_does_not_take(copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
-        (f"{copied}/run-0", "wants a run folder"),
+        (f"{copied}/run-0", "required: DATA"),
         (f"{copied}/run-0 {copied}/run-0 {copied}/desk", "named twice"),
         (f"{copied}/run-0 {copied}/desk --csv {tmp_path}", "is a folder, expected a file"),
         (f"{copied}/run-0 {copied}/desk --table {tmp_path}", "is a folder, expected a file"),
@@ -168,7 +169,7 @@ def test_by_what_pixels_choose_their_layer(
 ) -> None:
     assert main.run(f"evaluate {copied}/run-0 {copied}/desk --colour-std {noise}".split()) == 0
     assert read(copied / "run-0" / "metrics.json")["colour_std"] == float(noise)
-    assert " ".join(capsys.readouterr().out.split()).endswith(f"crop 0.8{told}")
+    assert " ".join(capsys.readouterr().out.split()).count(f"crop 0.8{told} written: ") == 1
 
 
 def test_places_by_proposals(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,7 +179,7 @@ def test_places_by_proposals(copied: Path, capsys: pytest.CaptureFixture[str]) -
     assert read(copied / "run-0" / "metrics.json")["proposals"] is False
     capsys.readouterr()
     assert main.run([*common, "True"]) == 2
-    assert "has no second look, which proposals need" in capsys.readouterr().err
+    assert "has no glimpse encoder, which proposals need" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("noise", ["-0.1", "nan", "inf"])
@@ -235,6 +236,6 @@ def test_circumstances_in_words() -> None:
     assert described(measured({}, colour_std=0.0).circumstances) == plain
     assert described(measured({}, colour_std=0.15).circumstances) == f"{plain}, masks by weights and colours (0.15)"
     told = described(measured({}, colour_std=0.15, proposals=True).circumstances)
-    assert told == f"{plain}, masks by weights and colours (0.15), places by proposals"
+    assert told == f"{plain}, masks by weights and colours (0.15), slots placed by proposals"
     assert described(measured({}, precision="float32").circumstances) == plain
     assert described(measured({}, precision="bfloat16").circumstances) == f"{plain}, backbone in bfloat16"

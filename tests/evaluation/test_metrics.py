@@ -13,7 +13,6 @@ from torch import Tensor
 
 from astseg.errors import UserError
 from astseg.evaluation.metrics import (
-    MetricTotals,
     adjusted_rand_index,
     clevrtex_metrics,
     contingency,
@@ -358,30 +357,3 @@ def test_covering_with_nothing_to_cover_is_zero():
 
 
 # Means.
-
-
-def test_totals_average_over_images_not_batches():
-    totals = MetricTotals()
-    assert len(totals) == 0 and totals.per_image() == {} and totals.mean() == {}
-    totals.add({"ari": torch.tensor([1.0, 1.0, 1.0]), "mse": torch.tensor([2.0, 3.0, 4.0])})
-    totals.add({"ari": torch.tensor([0.0]), "mse": torch.tensor([7.0])})
-    assert len(totals) == 4
-    assert totals.mean() == {"ari": 0.75, "mse": 4.0}
-    assert totals.per_image()["mse"].tolist() == [2, 3, 4, 7]
-    assert totals.per_image()["ari"].dtype == torch.float64
-
-
-def test_totals_do_not_hide_a_nan():
-    totals = MetricTotals()
-    totals.add({"ari": torch.tensor([1.0, torch.nan])})
-    assert np.isnan(totals.mean()["ari"])
-
-
-@pytest.mark.parametrize(
-    "values", [{}, {"ari": torch.tensor(1.0)}, {"ari": torch.ones(2), "miou": torch.ones(3)}, {"miou": torch.ones(2)}]
-)
-def test_totals_refuse_batches_that_do_not_fit(values: dict[str, Tensor]):
-    totals = MetricTotals()
-    totals.add({"ari": torch.ones(2)})
-    with pytest.raises(UserError, match="metrics"):
-        totals.add(values)

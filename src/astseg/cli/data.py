@@ -1,4 +1,7 @@
-"""What the commands on data sets do: look at them, and bring them into the form that trains fast. No torch here."""
+"""``astseg check-data`` and ``astseg prepare``: describe a data set, and cache it in the form that trains fast.
+
+No torch here.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from rich.table import Table
 from astseg.cli import arguments
 from astseg.cli.console import progress_bar
 from astseg.cli.errors import one_line
-from astseg.data import Reading, SceneSource, open_source, select
+from astseg.data import SceneSource, open_source, select
 from astseg.data.cache import prepare
 from astseg.data.check import Check, check_source
 from astseg.data.loading import IN_MEMORY
@@ -22,27 +25,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["cached_if_large", "check_data", "prepare_data", "run"]
+__all__ = ["cached_if_large", "check_data", "prepare_data"]
 
 SHOWN = 24
 """Scenes on a contact sheet."""
 
 
-def run(command: arguments.CheckData | arguments.Prepare) -> int:
-    """Run a parsed command; its exit code.
-
-    Raises:
-        UserError: A mistake of the user.
-    """
-    console = Console(soft_wrap=True, markup=False, highlight=False)
-    if isinstance(command, arguments.CheckData):
-        return check_data(command, console)
-    return prepare_data(command, console)
-
-
 def check_data(command: arguments.CheckData, console: Console) -> int:
     """``astseg check-data``; 2 where anything is wrong."""
-    source = open_source(command.data, Reading(command.camera, command.stride, command.frames))
+    source = open_source(command.data, command.reading)
     with progress_bar(console, "check", None) as advance:
         check = check_source(source, slots=command.slots, progress=advance)
     if isinstance(source, CachedSource):
@@ -85,7 +76,7 @@ def prepare_data(command: arguments.Prepare, console: Console) -> int:
 
 def cached_if_large(
     console: Console,
-    command: arguments.Taken,
+    command: arguments.Selection,
     *,
     size: tuple[int, int],
     resize: str,
@@ -126,7 +117,7 @@ def described(check: Check, path: str) -> Table:
     for split, (count, digest) in check.splits.items():
         table.add_row(f"split {split}", f"{count} scenes, hash {digest}")
     table.add_row("mean of R, G, B", "  ".join(f"{value:.3f}" for value in check.mean))
-    table.add_row("deviation of R, G, B", "  ".join(f"{value:.3f}" for value in check.deviation))
+    table.add_row("standard deviation of R, G, B", "  ".join(f"{value:.3f}" for value in check.deviation))
     if not check.has_labels:
         table.add_row("masks", "none")
         return table

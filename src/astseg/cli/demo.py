@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from astseg.cli import arguments
-from astseg.cli.evaluate import figures
+from astseg.cli.evaluate import metrics_table
 from astseg.cli.report import make_report
 from astseg.config.presets import preset
 from astseg.data import fingerprint, load_scenes
@@ -133,7 +133,7 @@ def made_scenes(command: Demo, console: Console, part: str, count: int, seed: in
 def demo(command: arguments.Demo, console: Console) -> int:
     """``astseg demo``."""
     result = run_demo(command, console)
-    console.print(figures(result.mean, title=f"{result.count} scenes"))
+    console.print(metrics_table(result.mean, title=f"{result.count} scenes"))
     console.print(f"look at {command.out / 'report.html'} and {command.out / 'panels' / 'latest.png'}")
     console.print("your own pictures: astseg fit FOLDER --out runs/own; astseg segment runs/own FOLDER --out masks")
     return 0

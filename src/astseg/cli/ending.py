@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from astseg.cli.report import make_report, tell
+from astseg.cli.report import make_report, print_health
 from astseg.data import select
 from astseg.data.formats.png import save_label_png, save_picture
 from astseg.data.resize import Preprocess
@@ -49,7 +49,7 @@ def finish(
     written = write_examples(Segmenter(pipeline, preprocess), folder, source, command)
     page, health, findings = make_report(pipeline, few(scenes, EXAMINED), folder.path)
     console.print("")
-    tell(console, health, findings)
+    print_health(console, health, findings)
     console.print(f"\nmasks of {written} pictures  {folder.path / 'examples'}")
     console.print(f"report               {page}")
     console.print(

@@ -1,20 +1,19 @@
-"""The command line. Arguments are parsed first; torch is loaded only after that, with :mod:`astseg.cli.commands`.
+"""The command line. Arguments are parsed first; torch is loaded only after that, by the commands that need it.
 
-The commands on data sets do without it.
-
-Exit codes: 0 done, 2 a mistake of the user, told in one line, 3 done but some files could not be read, 130 stopped.
+Exit codes: 0 done, 2 a mistake of the user, reported in one line, 3 done but some files could not be read, 130 stopped.
 """
 
 from __future__ import annotations
 
 import os
+import pkgutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
-from astseg.cli.arguments import CheckData, Prepare, Presets, parse
-from astseg.cli.errors import one_line, parsed, unforeseen
-from astseg.config.provenance import preset_list, preset_sheet
+from astseg.cli.arguments import COMMANDS, parse
+from astseg.cli.errors import one_line, unforeseen
 from astseg.errors import UserError
 
 __all__ = ["main", "run"]
@@ -33,21 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(words: Sequence[str]) -> int:
     """Run a command; its exit code."""
     try:
-        command = parsed(parse, arguments)
-        if isinstance(command, Presets):  # at once, without torch
-            lines = preset_list() if command.name is None else preset_sheet(command.name)
-            print("\n".join(lines))
-            return 0
-        if isinstance(command, CheckData | Prepare):
-            from astseg.cli import data
-
-            return data.run(command)
-        from astseg.cli import commands  # loads torch
-
-        return commands.run(command)
+        return execute(parse(words), COMMANDS[words[0]][1])
     except UserError as error:
         print(f"astseg: {one_line(str(error))}", file=sys.stderr)
         return 2
@@ -62,3 +50,12 @@ def run(arguments: Sequence[str]) -> int:
             raise
         print(f"astseg: {one_line(line)}", file=sys.stderr)
         return 2
+
+
+def execute(command: Any, action: str) -> int:
+    """Import the function that runs a command, and with it torch where it needs it, and call it."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    code: int = pkgutil.resolve_name(action)(command, console)
+    return code

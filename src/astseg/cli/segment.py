@@ -1,8 +1,9 @@
-"""What ``astseg segment`` and ``astseg export`` do and tell."""
+"""``astseg segment`` and ``astseg export``: masks of images and videos, and those masks for other programs."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from shlex import quote
 
 from rich.console import Console
@@ -10,16 +11,15 @@ from rich.console import Console
 from astseg.cli import arguments
 from astseg.cli.console import progress_bar
 from astseg.cli.errors import one_line
-from astseg.data import Reading
 from astseg.export import export
 from astseg.inference.segmenter import Segmenter
 from astseg.inference.writers.folder import KINDS
-from astseg.inference.writers.run import segment_folder
+from astseg.inference.writers.run import SegmentSummary, segment_folder
 
 __all__ = ["export_labels", "segment_input"]
 
-_MOST_TOLD = 20
-"""Lines about files that were skipped."""
+_LISTED = 20
+"""The most lines about files that were skipped."""
 
 
 def segment_input(command: arguments.Segment, console: Console) -> int:
@@ -35,41 +35,33 @@ def segment_input(command: arguments.Segment, console: Console) -> int:
                 batch_size=command.batch_size,
                 write=KINDS if command.every else command.write,
                 resize=command.resize,
-                reading=Reading(stride=command.stride, frames=command.frames),
+                reading=command.reading,
                 progress=advance,
             )
     except KeyboardInterrupt:
-        told = "the masks that are there are whole, coco.json and objects.csv are not; the same command begins anew"
-        console.print(f"stopped: {told}")
+        state = "the masks that are there are whole, coco.json and objects.csv are not; the same command begins anew"
+        console.print(f"stopped: {state}")
         return 130
     speed = summary.images / max(time.monotonic() - began, 1e-9)
-    for line in summary.skipped[:_MOST_TOLD]:
-        console.print(f"skipped: {one_line(line)}")
+    _list(console, "skipped", summary.skipped)
     if summary.skipped:
-        more = len(summary.skipped) - _MOST_TOLD
-        unlisted = f"; {more} more are named in {command.out / 'segment.json'}" if more > 0 else ""
-        console.print(f"{len(summary.skipped)} could not be read and were skipped{unlisted}")
+        named = f"; all are named in {command.out / 'segment.json'}" if len(summary.skipped) > _LISTED else ""
+        console.print(f"{len(summary.skipped)} could not be read and were skipped{named}")
     console.print(f"{summary.objects} objects in {summary.images} images, {speed:.3g} images a second")
     if summary.cropped:
-        console.print(
-            f"in {summary.cropped} the model looks at the centre alone, as it was trained, and the rest is background:"
-            " --resize squeeze has it look at all"
-        )
+        console.print(_cropped(segmenter, summary, command.resize))
     console.print(f"{command.out} holds {', '.join(summary.written)}")
     look = next((kind for kind in ("videos/", "overlays/") if kind in summary.written), "masks/")
     console.print(f"look at {command.out / look}")
-    console.print(f"next, to mend them or to train with them: astseg export {quote(str(command.out))} --to labelme")
+    console.print(f"next, to correct them or to train with them: astseg export {quote(str(command.out))} --to labelme")
     return 3 if summary.skipped else 0
 
 
 def export_labels(command: arguments.Export, console: Console) -> int:
-    """``astseg export``; 3 where some pictures were left out."""
+    """``astseg export``; 3 where some images were left out."""
     with progress_bar(console, "export", None) as advance:
         summary = export(command.segmented, command.to, command.out, label=command.label, progress=advance)
-    for line in summary.skipped[:_MOST_TOLD]:
-        console.print(f"left out: {one_line(line)}")
-    if len(summary.skipped) > _MOST_TOLD:
-        console.print(f"left out: {len(summary.skipped) - _MOST_TOLD} more")
+    _list(console, "left out", summary.skipped)
     console.print(f"{summary.objects} objects in {summary.images} images, for {command.to}: {summary.out}")
     file = summary.out / "annotations.xml"
     following = {
@@ -79,3 +71,22 @@ def export_labels(command: arguments.Export, console: Console) -> int:
     }
     console.print(f"next: {following[command.to]}")
     return 3 if summary.skipped else 0
+
+
+def _list(console: Console, what: str, lines: Sequence[str]) -> None:
+    """The first of many lines about files."""
+    for line in lines[:_LISTED]:
+        console.print(f"{what}: {one_line(line)}")
+    if len(lines) > _LISTED:
+        console.print(f"{what}: {len(lines) - _LISTED} more")
+
+
+def _cropped(segmenter: Segmenter, summary: SegmentSummary, resize: str | None) -> str:
+    """Which preprocessing cut images off, and what to do about it."""
+    preprocess = segmenter.preprocess.instead(resize)
+    height, width = preprocess.size
+    asked = "as in training" if resize in (None, segmenter.preprocess.resize) else "as asked for"
+    return (
+        f"of {summary.cropped} images the model sees the centre alone, {asked} (resize crop to {height}x{width}, crop"
+        f" {preprocess.crop:g}), and the rest is background: with --resize squeeze it sees all of them"
+    )

@@ -1,1 +1,1 @@
-"""A model and a data set to numbers, as papers give them."""
+"""Metrics of a pipeline on a data set, side by side with those of other runs and of papers."""

@@ -1,4 +1,4 @@
-"""Evaluations side by side: mean and deviation over runs, every image in a table, published figures beside them."""
+"""Evaluations side by side: mean and standard deviation over runs, every image in a table, published results."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ FIGURES = {"ARI-FG": ("ari_fg", "ARI_FG"), "mIoU": ("miou", "mIoU")}
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One run, measured.
+    """The metrics of one run.
 
     Attributes:
         run: Its folder.
-        result: The figures.
-        circumstances: What a figure means nothing without: protocol, data, split, split_hash, count, size, crop,
-            seed, and how slots find their places and pixels their layer.
+        result: The metrics.
+        circumstances: What a metric means nothing without: protocol, data, split, split_hash, camera, stride, frames,
+            count, size, resize, crop, seed, and how slots are placed and pixels are assigned to layers.
         preset: Name of its preset.
     """
 
@@ -41,7 +41,7 @@ class Measured:
 
 
 def over_runs(measured: Sequence[Measured]) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean and deviation of every figure over runs; the deviation is the sample's (n - 1), NaN of a single run."""
+    """Mean and standard deviation (of the sample, n - 1; NaN of a single run) of every metric over runs."""
     values = {name: np.array([one.result.mean[name] for one in measured]) for name in measured[0].result.mean}
     mean = {name: float(of_runs.mean()) for name, of_runs in values.items()}
     several = len(measured) > 1
@@ -50,7 +50,7 @@ def over_runs(measured: Sequence[Measured]) -> tuple[dict[str, float], dict[str,
 
 
 def summary(measured: Sequence[Measured]) -> dict[str, Any]:
-    """The figures ready for JSON: of one run flat, of several each, then mean and deviation; None for no number."""
+    """The metrics ready for JSON: flat for one run; for several each, mean and standard deviation. None for NaN."""
     flat = [{**one.result.summary(), **one.circumstances} for one in measured]
     if len(flat) == 1:
         return flat[0]
@@ -61,11 +61,11 @@ def summary(measured: Sequence[Measured]) -> dict[str, Any]:
     runs = [{"run": str(one.run), **values} for one, values in zip(measured, flat, strict=True)]
     shared = {name: value for name, value in flat[0].items() if all(other.get(name) == value for other in flat)}
     circumstances = {name: shared[name] for name in measured[0].circumstances if name in shared}
-    return {"mean": mean, "deviation": deviation, **circumstances, "runs": runs}
+    return {"mean": mean, "standard_deviation": deviation, **circumstances, "runs": runs}
 
 
 def write_per_image(measured: Sequence[Measured], file: Path) -> None:
-    """Every figure of every image as CSV: ``run``, ``image``, then the figures; an empty cell for no number.
+    """Every metric of every image as CSV: ``run``, ``image``, then the metrics; an empty cell for no number.
 
     Raises:
         UserError: The file cannot be written there.
@@ -115,19 +115,22 @@ def comparison_table(measured: Sequence[Measured], published: str | None) -> str
 
 
 def described(circumstances: dict[str, Any]) -> str:
-    """The circumstances of a figure in words.
+    """The circumstances of a metric in words.
 
     >>> described({"protocol": "astseg", "count": 50, "split": "test", "split_hash": "ab", "size": [64, 48],
     ...            "crop": 0.8, "data": "clevr"})
     'protocol astseg, 50 images of clevr, split test (ab), 64x48, crop 0.8'
 
-    How slots find their places and pixels their layer, and in which precision, is told where it is not as published.
+    What is read of the data, how slots are placed and pixels assigned, and in which precision, is added where it is not
+    the default.
     """
     values = {**circumstances, "size": "x".join(map(str, circumstances["size"]))}
-    noise = circumstances.get("colour_std", 0)
-    ours = [f", masks by weights and colours ({noise:g})"] if noise else []
-    ours += [", places by proposals"] if circumstances.get("proposals") else []
-    ours += [", backbone in bfloat16"] if circumstances.get("precision") == "bfloat16" else []
+    read = {name: circumstances.get(name) for name in ("camera", "stride", "frames")}
+    more = [f", {name} {value}" for name, value in read.items() if value is not None and (name, value) != ("stride", 1)]
+    std = circumstances.get("colour_std", 0)
+    more += [f", masks by weights and colours ({std:g})"] if std else []
+    more += [", slots placed by proposals"] if circumstances.get("proposals") else []
+    more += [", backbone in bfloat16"] if circumstances.get("precision") == "bfloat16" else []
     return (
         "protocol {protocol}, {count} images of {data}, split {split} ({split_hash}), {size}, crop {crop:g}"
-    ).format(**values) + "".join(ours)
+    ).format(**values) + "".join(more)

@@ -1,7 +1,8 @@
 """A model and a data set to numbers: every metric of every image, and their means over all images.
 
 Source of the protocol: Sauvalle and de La Fortelle, WACV 2023, section 4; the metrics themselves and what they assume
-are in :mod:`astseg.evaluation.metrics`. What differs from the reference: every image counts, none is dropped with a last batch.
+are in :mod:`astseg.evaluation.metrics`. What differs from the reference: every image counts, none is dropped with a
+last batch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from astseg.data.arrays import images_to_tensor
 from astseg.errors import UserError
-from astseg.evaluation.metrics import MetricTotals, clevrtex_metrics, segmentation_metrics, squared_error
+from astseg.evaluation.metrics import clevrtex_metrics, segmentation_metrics, squared_error
 from astseg.inference.pipeline import Pipeline
 from astseg.runs.distributed import ALONE, Team
 from astseg.types import SceneOutput
@@ -37,20 +38,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What came out.
+    """The metrics of a pipeline on a data set.
 
     Attributes:
         mean: Mean over all images by metric. Always ``mse`` (summed over channels and pixels, as the paper has it),
-            ``slots_used`` (slots that own a pixel of the label map) and ``foreground`` (share of the pixels that belong
-            to slots); with labels also those of :func:`astseg.evaluation.metrics.segmentation_metrics` (or, in the protocol
-            ``clevrtex``, of :func:`astseg.evaluation.metrics.clevrtex_metrics`) and ``background_mse`` (mean per pixel and
-            channel, of the background image against the input where the true label is background; images without
-            such pixels are left out).
+            ``slots_used`` (slots with a pixel in the label map) and ``foreground`` (share of the pixels that belong to
+            slots); with labels also those of :func:`~astseg.evaluation.metrics.segmentation_metrics` (or, in the
+            protocol ``clevrtex``, of :func:`~astseg.evaluation.metrics.clevrtex_metrics`) and ``background_mse`` (mean
+            per pixel and channel, of the background image against the input where the true label is background;
+            images without such pixels are left out).
         per_image: The same for each image: N values, float64.
         names: Names of the N images.
         source: Where the scenes come from, in words.
         protocol: One of :data:`PROTOCOLS`.
-        first_output: The model's output for the first few images, on the CPU, for pictures.
+        first_output: The model's output for the first few images, on the CPU, to draw them.
     """
 
     mean: dict[str, float]
@@ -84,8 +85,9 @@ def evaluate(
 
     Args:
         pipeline: The model and how its output becomes masks.
-        scenes: The data, at the model's image size; without labels only the label-free figures are given.
-        batch_size: Images a forward pass, at most (:meth:`Pipeline.batch_size`); the result does not depend on it but for rounding.
+        scenes: The data, at the model's image size; without labels only the label-free metrics are given.
+        batch_size: Images a forward pass, at most (:meth:`Pipeline.batch_size`); the result depends on it by rounding
+            alone.
         protocol: One of :data:`PROTOCOLS`.
         keep: Images whose whole output is kept.
         progress: Called with the number of images done and their total.
@@ -100,7 +102,7 @@ def evaluate(
     together = pipeline.batch_size(batch_size)
     for start in range(0, len(scenes), together):
         mine = start // together % team.size == team.rank
-        if not mine and start >= keep:  # all see the first ones, for their pictures
+        if not mine and start >= keep:  # every process sees the first ones, to draw them
             continue
         stop = min(start + together, len(scenes))
         labels = None if scenes.labels is None else torch.tensor(scenes.labels[start:stop], device=pipeline.device)
@@ -108,22 +110,25 @@ def evaluate(
         output = pipeline(images)
         with torch.inference_mode():
             if mine:
-                found = _measure(images, output, labels, protocol)
-                measured.append((start, {name: values.cpu() for name, values in found.items()}))
+                values = _measure(images, output, labels, protocol)
+                measured.append((start, {name: value.double().cpu() for name, value in values.items()}))
             if start < keep or not start:
                 first_outputs.append(_convert(lambda value, most=keep - start: value[:most].cpu(), output))
         if progress is not None:
             progress(stop, len(scenes))
-    totals = MetricTotals()
-    for _, values_of_batch in sorted(team.gathered(measured), key=lambda one: one[0]):
-        totals.add(values_of_batch)
-    per_image = {name: values.numpy() for name, values in totals.per_image().items()}
-    mean = {name: float(values.mean()) for name, values in per_image.items()}
-    if "background_mse" in mean:
-        known = per_image["background_mse"][~np.isnan(per_image["background_mse"])]
-        mean["background_mse"] = float(known.mean()) if known.size else math.nan
+    batches = [values for _, values in sorted(team.gathered(measured), key=lambda one: one[0])]
+    per_image = {name: torch.cat([values[name] for values in batches]).numpy() for name in batches[0]}
     first_output = _convert(lambda *values: torch.cat(values), *first_outputs)
-    return Evaluation(mean, per_image, tuple(scenes.names), scenes.source, protocol, first_output)
+    return Evaluation(_means(per_image), per_image, tuple(scenes.names), scenes.source, protocol, first_output)
+
+
+def _means(per_image: dict[str, NDArray[np.float64]]) -> dict[str, float]:
+    """Means over all images; NaN where one is, except of ``background_mse``, which some images do not have."""
+    means = {name: float(values.mean()) for name, values in per_image.items()}
+    if "background_mse" in means:
+        known = per_image["background_mse"][~np.isnan(per_image["background_mse"])]
+        means["background_mse"] = float(known.mean()) if known.size else math.nan
+    return means
 
 
 def _check(pipeline: Pipeline, scenes: SceneArrays, batch_size: int, protocol: str) -> None:

@@ -33,7 +33,6 @@ from torch import Tensor
 from astseg.errors import UserError
 
 __all__ = [
-    "MetricTotals",
     "adjusted_rand_index",
     "clevrtex_metrics",
     "contingency",
@@ -262,46 +261,6 @@ def clevrtex_metrics(true_labels: Tensor, predicted_labels: Tensor, *, slots: in
         "ARI": adjusted_rand_index(table),
         "ARI_FG": adjusted_rand_index(table[:, 1:]),
     }
-
-
-class MetricTotals:
-    """Gathers per-image values over batches, for one mean over all images whatever the batches' sizes."""
-
-    def __init__(self) -> None:
-        """Start without images."""
-        self._batches: list[dict[str, Tensor]] = []
-
-    def add(self, values: dict[str, Tensor]) -> None:
-        """Append a batch.
-
-        Args:
-            values: B values by metric; every metric of the batches before, and no other.
-
-        Raises:
-            UserError: Where metrics or numbers of values do not agree.
-        """
-        sizes = {name: tuple(value.shape) for name, value in values.items()}
-        if len(set(sizes.values())) != 1 or any(len(size) != 1 for size in sizes.values()):
-            raise UserError(f"metrics of one batch have shapes {sizes}, expected B values each: pass per-image values")
-        if self._batches and values.keys() != self._batches[0].keys():
-            raise UserError(
-                f"got metrics {sorted(values)} after {sorted(self._batches[0])}: add the same ones each time"
-            )
-        self._batches.append({name: value.detach().cpu().double() for name, value in values.items()})
-
-    def __len__(self) -> int:
-        """Number of images so far."""
-        return sum(len(next(iter(batch.values()))) for batch in self._batches)
-
-    def per_image(self) -> dict[str, Tensor]:
-        """All values by metric, in the order they were added: N values each, float64, on the CPU."""
-        if not self._batches:
-            return {}
-        return {name: torch.cat([batch[name] for batch in self._batches]) for name in self._batches[0]}
-
-    def mean(self) -> dict[str, float]:
-        """Mean by metric over all N images; NaN where a single image's value is NaN, so that none goes unnoticed."""
-        return {name: values.mean().item() for name, values in self.per_image().items()}
 
 
 def _rename_predictions(table: Tensor, *, sizes: list[int]) -> Tensor:

@@ -76,8 +76,8 @@ def test_every_form_of_twenty_masks_gives_the_same_figures(
         tolerance = 0.03 if name == "polygons" else 1e-9
         assert values == pytest.approx(expected, abs=tolerance), name
         assert ("6 of 26 are left out: the mask of" in text) == (name in ("beside", "apart"))
-        assert "pictures have more objects than 3 slots" in text
-        assert "pictures have no object in their masks and count so" in text
+        assert "images have more objects than 3 slots" in text
+        assert "images have no object in their masks and count so" in text
 
 
 def test_pictures_that_the_json_lists_and_nobody_has(
@@ -95,4 +95,4 @@ def test_a_json_far_from_its_pictures_is_refused(
 ) -> None:
     (tmp_path / "labels.json").write_text(json.dumps(coco(3, scenes[1][:3], polygons=True)))
     assert main.run(["evaluate", str(run), str(tmp_path / "labels.json")]) == 2
-    assert "none of 3 pictures can be measured ('00.png' is missing): put pictures" in capsys.readouterr().err
+    assert "none of 3 images can be measured ('00.png' is missing): put images" in capsys.readouterr().err
