@@ -95,8 +95,10 @@ class Parser(argparse.ArgumentParser):
         how = _reading(hint)
         how["metavar"] = field.name.upper().removesuffix("S")
         is_optional = field.default is not dataclasses.MISSING
-        if is_optional or "nargs" in how:
-            how |= {"nargs": "?" if is_optional else "+", "default": argparse.SUPPRESS}
+        if is_optional:
+            how |= {"nargs": "?", "default": field.default}
+        elif "nargs" in how:
+            how["nargs"] = "+"
         self.add_argument(field.name, help=field.metadata["help"], **how)
         return f"[{how['metavar']}]" if is_optional else how["metavar"] + " ..." * ("nargs" in how)
 
