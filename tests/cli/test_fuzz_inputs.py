@@ -22,6 +22,7 @@ from astseg.cli import main
 from astseg.config import Config, to_dict
 from astseg.model.astseg import build
 from astseg.runs.folder import RunFolder
+from astseg.runs.info import RunInfo
 from tiny import PAPER_FORM
 
 MANY = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -80,7 +81,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with fresh weights, and a picture."""
     folder = RunFolder(tmp_path_factory.mktemp("fuzz") / "run")
     torch.manual_seed(0)
-    folder.save_config(CONFIG, seed=0, preset="small")
+    folder.save_config(CONFIG, RunInfo(preset="small"))
     folder.save_weights(build(CONFIG.model))
     Image.fromarray(np.full((24, 36, 3), 90, np.uint8)).save(folder.path.parent / "picture.png")
     return folder.path
@@ -94,7 +95,7 @@ def copied(path: Path) -> Any:
 
 @FEW
 @given(
-    part=st.sampled_from(["model", "background", "objects", "augment", "format", "seed", "resize", "crop"]),
+    part=st.sampled_from(["model", "background", "objects", "inference", "augment", "format", "run"]),
     value=VALUES,
 )
 def test_configurations_of_runs_of_any_values(

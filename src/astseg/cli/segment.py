@@ -53,7 +53,7 @@ def segment_input(command: arguments.Segment, console: Console) -> int:
     console.print(f"{command.out} holds {', '.join(summary.written)}")
     look = next((kind for kind in ("videos/", "overlays/") if kind in summary.written), "masks/")
     console.print(f"look at {command.out / look}")
-    console.print(f"next, to correct them or to train with them: astseg export {quote(str(command.out))} --to labelme")
+    console.print(f"next, to mend them or to train with them: astseg export {quote(str(command.out))} --to labelme")
     return 3 if summary.skipped else 0
 
 
