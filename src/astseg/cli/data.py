@@ -6,6 +6,7 @@ No torch here.
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -49,24 +50,17 @@ def check_data(command: arguments.CheckData, console: Console) -> int:
         console.print(f"look at {command.out}")
     if not check.read and not check.problems:
         raise UserError(f"'{command.data}' holds no scenes: check the path")
-    console.print(f"{len(check.problems)} wrong" if check.problems else "nothing wrong")
-    return 2 if check.problems else 0
+    if check.problems:
+        console.print(f"{len(check.problems)} wrong: replace or remove these files, and check again")
+        return 2
+    console.print(f"nothing wrong; next: astseg fit {quote(str(command.data))} --out RUN")
+    return 0
 
 
 def prepare_data(command: arguments.Prepare, console: Console) -> int:
     """``astseg prepare``."""
-    with progress_bar(console, "prepare", None) as advance:
-        cache = prepare(
-            command.data,
-            command.out,
-            size=command.size,
-            selection=command.split,
-            resize=command.resize or "crop",
-            crop=command.crop,
-            reading=command.reading,
-            processes=command.processes,
-            progress=advance,
-        )
+    resize = command.resize or "crop"
+    cache = _prepared(console, command, command.out, command.size, resize, command.crop, command.processes)
     height, width = cache.size
     console.print(
         f"{len(cache)} scenes of {height}x{width} in {command.out}; next: astseg train {command.out} --out RUN"
@@ -76,7 +70,7 @@ def prepare_data(command: arguments.Prepare, console: Console) -> int:
 
 def cached_if_large(
     console: Console,
-    command: arguments.Selection,
+    command: arguments.TrainBackground,
     *,
     size: tuple[int, int],
     resize: str,
@@ -84,7 +78,6 @@ def cached_if_large(
     out: Path,
 ) -> Path | None:
     """A cache of what a training command names, where the scenes would fill the memory; None: they would not."""
-    assert isinstance(command, arguments.TrainBackground)
     source = open_source(command.data, command.reading)
     if isinstance(source, CachedSource):
         return None
@@ -92,8 +85,22 @@ def cached_if_large(
     if count * size[0] * size[1] * 4 <= IN_MEMORY:
         return None
     console.print(f"{count} scenes are many: preparing them in {out}, once")
-    with progress_bar(console, "prepare", count) as advance:
-        prepare(
+    _prepared(console, command, out, size, resize, crop, processes=2)
+    return out
+
+
+def _prepared(
+    console: Console,
+    command: arguments.Prepare | arguments.TrainBackground,
+    out: Path,
+    size: tuple[int, int] | None,
+    resize: str,
+    crop: float | None,
+    processes: int,
+) -> CachedSource:
+    """A cache of the scenes that a command names."""
+    with progress_bar(console, "prepare", None) as advance:
+        return prepare(
             command.data,
             out,
             size=size,
@@ -101,14 +108,13 @@ def cached_if_large(
             resize=resize,
             crop=crop,
             reading=command.reading,
-            processes=2,
+            processes=processes,
             progress=advance,
         )
-    return out
 
 
 def described(check: Check, path: str) -> Table:
-    """What was found, as a table."""
+    """What a data set holds, as a table."""
     table = Table(title=path, show_header=False)
     table.add_row("format", check.name)
     table.add_row("scenes", f"{check.count}" + (f", {check.read} readable" if check.read < check.count else ""))

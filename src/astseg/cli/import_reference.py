@@ -1,4 +1,4 @@
-"""``astseg import-reference``: weights of the authors" program as a run folder."""
+"""``astseg import-reference``: weights of the authors' program as a run folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def import_weights(command: arguments.ImportReference, console: Console) -> int:
     if notice:
         console.print(notice)
     differing = arguments.spelled_settings(config, usual)
-    told = f"; other than in preset {command.preset}, by the shapes in the file: {' '.join(differing)}"
-    console.print(f"{command.out} holds the weights of {command.file}{told if differing else ''}")
+    note = f"; other than in preset {command.preset}, by the shapes in the file: {' '.join(differing)}"
+    console.print(f"{command.out} holds the weights of {command.file}{note if differing else ''}")
     console.print(f"next: astseg evaluate {command.out} DATA")
     return 0

@@ -13,7 +13,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NoReturn
 
 from astseg.errors import UserError
@@ -22,6 +22,8 @@ __all__ = ["Parser", "option", "positional", "required"]
 
 RENAMED = {"--fit": "--resize", "--colour-noise": "--colour-std"}
 """Options by their old names, which scripts may still have."""
+
+EXPECTED = {int: "a whole number", float: "a number", bool: "True or False"}
 
 
 def option(default: Any, text: str) -> Any:
@@ -52,7 +54,6 @@ class Parser(argparse.ArgumentParser):
         """
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(prog=prog, description=_cleaned(kind), formatter_class=formatter, allow_abbrev=False)
-        self.names = {"--", "--help"}
         usage = [prog, "[options]"]
         self.names = {"--", "--help"}
         for field, hint in _fields(kind):
@@ -158,37 +159,24 @@ def _spelled(words: Sequence[str]) -> list[str]:
     return spelled
 
 
-def _reading(hint: Any) -> dict[str, Any]:
+def _reading(hint: Any, *, or_none: bool = False) -> dict[str, Any]:
     """How argparse reads a value of a type."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if hint is bool:
-        return {"action": Switch}
+    if origin in (types.UnionType, typing.Union):
+        return _reading(parts[0], or_none=True)
     if origin is Literal:
         return {"choices": parts}
     if origin is tuple:
         return {**_reading(parts[0]), "nargs": "*" if parts[-1] is ... else len(parts)}
-    if origin in (types.UnionType, typing.Union):  # with None, which can be given too
-        if parts[0] is bool:
-            read = _reader({"True": True, "False": False}.__getitem__, "True or False")
-            return {"type": read, "metavar": "{True,False}"}
-        how = _reading(parts[0])
-        plain = how.get("type")
-        return how if plain is None or "nargs" in how else {**how, "type": lambda text: _or_none(plain, text)}
-    words = {int: "a whole number", float: "a number"}
-    return {"type": _reader(hint, words.get(hint, "text")), "metavar": hint.__name__.upper()}
-
-
-def _reader(convert: Callable[[str], Any], expected: str) -> Callable[[str], Any]:
-    """A conversion whose mistakes argparse reports with what was expected."""
+    if hint is bool and not or_none:
+        return {"action": Switch}
 
     def read(text: str) -> Any:
+        if or_none and text == "None":
+            return None
         try:
-            return convert(text)
+            return {"True": True, "False": False}[text] if hint is bool else hint(text)
         except (ValueError, KeyError):
-            raise argparse.ArgumentTypeError(f"got '{text}', expected {expected}") from None
+            raise argparse.ArgumentTypeError(f"got '{text}', expected {EXPECTED[hint]}") from None
 
-    return read
-
-
-def _or_none(read: Callable[[str], Any], text: str) -> Any:
-    return None if text == "None" else read(text)
+    return {"type": read, "metavar": hint.__name__.upper()}
