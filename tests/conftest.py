@@ -18,6 +18,7 @@ from torch import Tensor
 from astseg.config import Config, ModelConfig
 from astseg.model.astseg import build
 from astseg.runs.folder import RunFolder
+from astseg.runs.info import RunInfo
 
 NamedTensors = Iterable[tuple[str, Tensor]]
 
@@ -119,7 +120,7 @@ def spread_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.encoder.refinement.projection.weight.mul_(2)
         model.encoder.refinement.projection.bias.normal_(0, 0.3)
     run = RunFolder(tmp_path_factory.mktemp("run") / "rooms")
-    run.save_config(Config(model=model_config))
+    run.save_config(Config(model=model_config), RunInfo(preset="small", resize="squeeze"))
     run.save_weights(model)
     return run.path
 

@@ -27,6 +27,7 @@ from astseg.evaluation.evaluate import PROTOCOLS, Evaluation
 from astseg.evaluation.published import PUBLISHED
 from astseg.model.astseg import build
 from astseg.runs.folder import RunFolder
+from astseg.runs.info import RunInfo
 from tiny import PAPER_FORM
 
 COUNT = 7
@@ -41,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in range(3):
         torch.manual_seed(seed)
         run = RunFolder(folder / f"run-{seed}")
-        run.save_config(CONFIG, preset="clevrtex-ct", seed=seed, crop=0.8 if seed < 2 else None)
+        run.save_config(CONFIG, RunInfo(preset="clevrtex-ct", seed=seed, crop=0.8 if seed < 2 else None))
         run.save_weights(build(CONFIG.model))
     return folder
 
@@ -178,7 +179,7 @@ def test_places_by_proposals(copied: Path, capsys: pytest.CaptureFixture[str]) -
     assert read(copied / "run-0" / "metrics.json")["proposals"] is False
     capsys.readouterr()
     assert main.run([*common, "True"]) == 2
-    assert "has no second look, which proposals need" in capsys.readouterr().err
+    assert "has no glimpse encoder, which proposals need" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("noise", ["-0.1", "nan", "inf"])

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-import astseg.inference.pipeline as module
 from astseg.config import ModelConfig
+from astseg.data.arrays import images_to_tensor
 from astseg.errors import UserError
 from astseg.evaluation.evaluate import evaluate
 from astseg.evaluation.metrics import segmentation_metrics
-from astseg.inference.pipeline import Pipeline, at_once, inference, scene_outputs
+from astseg.inference.pipeline import Pipeline
 from astseg.model.astseg import AstSeg, build
 from astseg.types import SceneArrays
 
@@ -62,32 +62,12 @@ def test_means_are_over_all_images_whatever_the_batches(model: AstSeg) -> None:
         assert one.mean[name] == pytest.approx(values.mean())
 
 
-def test_a_processor_takes_equal_parts_that_fit_its_caches(model: AstSeg, monkeypatch: pytest.MonkeyPatch) -> None:
-    scenes = make_scenes()
-    whole = evaluate(Pipeline(model), scenes, keep=4)
-    monkeypatch.setattr(module, "PIXELS_AT_ONCE", 2.5 * H * W / torch.get_num_threads())
-    assert [at_once(model, most) for most in (1, 2, 3, 5, 6, 7, 100)] == [1, 2, 2, 2, 2, 2, 2]
-    told = []
-    parts = evaluate(Pipeline(model), scenes, keep=4, progress=lambda done, _: told.append(done))
-    assert told == [2, 4, 5]
-    for name, values in parts.per_image.items():
-        np.testing.assert_allclose(values, whole.per_image[name], rtol=1e-4, atol=1e-5)
-    assert len(parts.first_output.weights) == len(parts.first_output.latents.scale) == 4
-    torch.testing.assert_close(parts.first_output.weights, whole.first_output.weights)
-    monkeypatch.setattr(module, "PIXELS_AT_ONCE", 5.5 * H * W / torch.get_num_threads())
-    assert [at_once(model, most) for most in (5, 6, 7, 11)] == [5, 3, 4, 4]
-    monkeypatch.setattr(module, "PIXELS_AT_ONCE", 1)
-    assert at_once(model, 7) == 1
-    monkeypatch.setattr(module, "_device", lambda _: torch.device("cuda"))
-    assert at_once(model, 7) == 7
-
-
 def test_values_are_those_of_the_model_output(model: AstSeg) -> None:
     scenes = make_scenes()
     assert scenes.labels is not None
     scenes.labels[1] = 3  # no background at all
     result = evaluate(Pipeline(model), scenes, keep=4)
-    output = scene_outputs(model, scenes.images)
+    output = Pipeline(model)(images_to_tensor(scenes.images))
     predicted = output.weights.argmax(1)
     images = torch.from_numpy(scenes.images).permute(0, 3, 1, 2) / 255
     expected = segmentation_metrics(torch.from_numpy(scenes.labels), predicted)
@@ -137,16 +117,9 @@ def test_modes_and_random_state_come_back(model: AstSeg) -> None:
     images = torch.rand(2, 3, H, W)
     state = torch.get_rng_state()
     evaluate(Pipeline(model), make_scenes(count=2))
-    scene_outputs(model, images)
+    Pipeline(model)(images)
     assert [module.training for module in model.modules()] == before
     assert torch.equal(torch.get_rng_state(), state)
-    with pytest.raises(RuntimeError), inference(model):
-        assert not any(module.training for module in model.modules())
-        raise RuntimeError
-    assert [module.training for module in model.modules()] == before
-    model(images).reconstruction.sum().backward()  # training goes on
-    model.zero_grad()
-    model.eval()
 
 
 @pytest.mark.parametrize(

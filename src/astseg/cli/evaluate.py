@@ -47,7 +47,7 @@ def evaluate_run(command: arguments.Evaluate, console: Console) -> int:
             raise UserError(f"'{file}' is a folder, expected a file")
     for run in command.runs if command.proposals else ():
         if not RunFolder(run).load_config()[0].model.glimpse_crop:
-            raise UserError(f"run '{run}' has no second look, which proposals need: leave out --proposals")
+            raise UserError(f"run '{run}' has no glimpse encoder, which proposals need: leave out --proposals")
     team = assembled()
     console.quiet = not team.is_first
     measured = [measure(command, run, console, team) for run in command.runs]
