@@ -1,4 +1,4 @@
-"""Evaluations side by side: mean and standard deviation over runs, a row an image, published results beside them."""
+"""Evaluations side by side: mean and standard deviation over runs, every image in a table, published results."""
 
 from __future__ import annotations
 
