@@ -159,7 +159,9 @@ class Evaluate(Taken):
     """Write the figures of each image there too, besides RUN/per_image.csv."""
     table: Path | None = None
     """Write a Markdown table there that puts the result beside published figures."""
-    published: Literal["clevr", "clevrtex", "clevrtex-outd", "clevrtex-camo"] | None = None
+    published: Literal["clevr", "clevrtex", "clevrtex-outd", "clevrtex-camo", "objects-room", "shapestacks"] | None = (
+        None
+    )
     """Data set whose published figures the table holds; by default that of the run's preset."""
     protocol: Literal["astseg", "reference", "clevrtex", "genesis"] = "astseg"
     """How the figures are defined: docs/evaluation.md."""
