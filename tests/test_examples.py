@@ -16,6 +16,7 @@ from astseg.cli.arguments import parse
 from astseg.config import Config, ModelConfig
 from astseg.model.astseg import build
 from astseg.runs.folder import RunFolder
+from astseg.runs.info import RunInfo
 from tiny import MODEL
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +44,7 @@ def test_predict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         model.renderer.background_log_activation.fill_(-4)
         model.encoder.refinement.projection.bias[2:4] = -4
     run = RunFolder(tmp_path / "run")
-    run.save_config(Config(model=config))
+    run.save_config(Config(model=config), RunInfo(preset="small"))
     run.save_weights(model)
     Image.fromarray(np.full((41, 57, 3), 90, np.uint8)).save(tmp_path / "picture.png")
     prediction = example("predict")["main"](str(run.path), str(tmp_path / "picture.png"))

@@ -85,7 +85,7 @@ def test_a_published_training_stopped_and_continued(place: Path, tmp_path: Path)
     assert {entry["phase"] for entry in log} == {"background", "objects", "joint"}
     values = json.loads((run / "reproduction.json").read_text())
     assert (values["protocol"], values["split"], values["count"], values["seed"]) == ("reference", "test", 2, 3)
-    assert "AST-Seg-B3-CT" in (run / "reproduction.md").read_text()
+    assert "AKOrN" in (run / "reproduction.md").read_text()
     assert (run / "reproduction.md").read_text() in out
 
 

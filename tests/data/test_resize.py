@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from astseg.data.resize import place
+from astseg.data.resize import Preprocess, place
 from astseg.errors import UserError
+from astseg.runs.info import RunInfo
 
 SIDES = st.integers(1, 90)
 
@@ -58,8 +59,21 @@ def test_unknown_fit() -> None:
         place((3, 4), (5, 6), resize="stretch")
 
 
-def test_how_much_proportions_change() -> None:
-    assert place((40, 80), (20, 20), resize="squeeze").distortion == pytest.approx(0.5)
-    assert place((60, 20), (20, 20), resize="squeeze").distortion == pytest.approx(3)
-    for fit in ("crop", "letterbox"):
-        assert place((40, 80), (20, 20), resize=fit).distortion == pytest.approx(1)
+def test_the_share_of_the_image_that_is_kept() -> None:
+    assert place((40, 80), (20, 20)).kept == pytest.approx(0.5)
+    assert place((60, 20), (20, 20), crop=0.5).kept == pytest.approx(1 / 12)
+    for mode in ("squeeze", "letterbox"):
+        assert place((40, 80), (20, 20), resize=mode).kept == 1
+
+
+def test_preprocessing_of_a_run() -> None:
+    info = RunInfo(preset="small", resize="crop", crop=0.5)
+    preprocess = Preprocess.of_run((20, 28), info, declared_crop=0.8)
+    assert preprocess == Preprocess((20, 28), "crop", 0.5)
+    assert preprocess.place((40, 56)).box == (14, 10, 42, 30)
+    assert Preprocess.of_run((20, 28), RunInfo(preset="small"), declared_crop=0.8).crop == 0.8
+    assert preprocess.instead(None) == preprocess.instead("crop") == preprocess
+    assert preprocess.instead("letterbox") == Preprocess((20, 28), "letterbox", 1.0)
+    for wrong in ({"resize": "stretch"}, {"crop": 0.0}, {"crop": 1.5}):
+        with pytest.raises(UserError):
+            Preprocess((20, 28), **wrong)

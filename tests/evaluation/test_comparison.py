@@ -1,4 +1,4 @@
-"""Evaluating runs from the command line: circumstances, every image, mean and deviation, published figures beside."""
+"""Evaluating runs from the command line: circumstances, every image, mean and deviation, published results beside."""
 
 import csv
 import json
@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from astseg.cli import main
+from astseg.cli.arguments import parse
 from astseg.config import Config
 from astseg.data import index_hash
+from astseg.evaluation import comparison
 from astseg.evaluation.comparison import (
-    FIGURES,
+    COMPARED_METRICS,
     Measured,
     comparison_table,
     described,
@@ -24,7 +26,7 @@ from astseg.evaluation.comparison import (
     summary,
 )
 from astseg.evaluation.evaluate import PROTOCOLS, Evaluation
-from astseg.evaluation.published import PUBLISHED
+from astseg.evaluation.published import PublishedResult, published_results
 from astseg.model.astseg import build
 from astseg.runs.folder import RunFolder
 from astseg.runs.info import RunInfo
@@ -135,16 +137,20 @@ def test_a_table_beside_published_figures(copied: Path, tmp_path: Path) -> None:
     assert main.run(words.split()) == 0
     lines = (tmp_path / "table.md").read_text().splitlines()
     values = read(tmp_path / "a.json")
-    assert lines[0] == "| model | ARI-FG | mIoU | source |"
+    assert lines[0] == "| model | ARI-FG | mBO | mIoU | pretraining | training | source |"
+    assert lines[1] == "|-|-|-|-|-|-|-|"
     mean, deviation = 100 * values["mean"]["miou"], 100 * values["standard_deviation"]["miou"]
     assert f"**{mean:.1f} ± {deviation:.1f}**" in lines[2]
     assert f"protocol astseg, {COUNT} images" in lines[2]
     rows = lines[3 : lines.index("")]
-    assert [row.split("|")[1].strip() for row in rows] == [figures.model for figures in PUBLISHED["clevrtex"]]
-    assert all(row.rstrip("| ").endswith("unchecked") for row in rows)
+    assert [row.split("|")[1].strip() for row in rows] == [result.model for result in published_results()["clevrtex"]]
+    assert "| DINOv2 ViT-S/14 |" in next(row for row in rows if row.startswith("| DINOSAUR |"))
+    assert all(row.count("|") == 8 for row in [lines[2], *rows])
     assert "compare only where" in lines[-1]
     assert main.run(f"{words} --published clevr".split()) == 0
-    assert "98.3 ± 0.1" in (tmp_path / "table.md").read_text()
+    table = (tmp_path / "table.md").read_text()
+    assert "| 98.3 ± 0.1 | - | 90.3 ± 0.2 | ImageNet (Segformer-B3) | 2,500 + 125,000 steps" in table
+    assert "; 3 runs; 128x128 |" in table
 
 
 def test_what_evaluate_does_not_take(copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,24 +217,42 @@ def test_what_is_no_number_is_none_in_json() -> None:
 
 
 def test_the_table_takes_the_names_of_the_protocol() -> None:
-    assert "| **50.0** | **40.0** |" in comparison_table([measured({"ARI_FG": 0.5, "mIoU": 0.4})], None)
-    assert "| **50.0** | **-** |" in comparison_table([measured({"ari_fg": 0.5})], None)
-    assert set(FIGURES) == {"ARI-FG", "mIoU"}
+    assert "| **50.0** | **-** | **40.0** |" in comparison_table([measured({"ARI_FG": 0.5, "mIoU": 0.4})], None)
+    assert "| **50.0** | **30.0** | **-** |" in comparison_table([measured({"ari_fg": 0.5, "msc_fg": 0.3})], None)
+    assert set(COMPARED_METRICS) == {"ARI-FG", "mBO", "mIoU"}
 
 
 def test_published_figures_of_a_preset() -> None:
     assert published_name(["clevrtex-ct", "clevrtex-bt-unet"]) == "clevrtex"
     assert published_name(["clevr-ct", "clevrtex-ct"]) is None
-    assert published_name(["shapestacks-ct"]) is None
+    assert published_name(["shapestacks-ct"]) == "shapestacks"
+    assert published_name(["objects-room-bt"]) == "objects-room"
     assert published_name(["small"]) is None
     assert published_name([None]) is None
 
 
-def test_every_published_figure_has_a_source() -> None:
-    for rows in PUBLISHED.values():
-        assert rows[0].model == "AST-Seg-B3-CT"
-        assert all(len(row) == 4 and all(row) for row in rows)
-    assert "2025" in PUBLISHED["clevr"][0].source
+def test_every_published_result_has_a_source_and_a_metric() -> None:
+    for results in published_results().values():
+        assert len({(result.model, result.source) for result in results}) == len(results)
+        for result in results:
+            assert result.source
+            assert result.pretraining != "-"
+            assert {result.ari_fg, result.mbo, result.miou} != {"-"}
+    sprites = next(result for result in published_results()["clevr"] if result.model.startswith("DTI-Sprites"))
+    assert "Karazija" not in (sprites.source or "")
+    assert (sprites.ari_fg, sprites.miou, sprites.training) == ("93.2 ± 2.0", "54.5 ± 1.2", "351,900 steps")
+
+
+def test_data_sets_with_published_results_are_the_choices_of_the_command() -> None:
+    for name in published_results():
+        parsed = parse(["evaluate", "run", "data", "--published", name])
+        assert parsed.published == name
+
+
+def test_a_result_without_a_source_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    unread = PublishedResult(model="Unread", ari_fg="12.3")
+    monkeypatch.setattr(comparison, "published_results", lambda: {"clevr": (unread,)})
+    assert "| Unread | 12.3 | - | - | - | - | (no source) |" in comparison_table([measured({"ari_fg": 0.5})], "clevr")
 
 
 def test_circumstances_in_words() -> None:

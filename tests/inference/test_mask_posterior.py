@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from astseg import Segmenter
+from astseg.config import InferenceConfig
 from astseg.discovery.components import Components, label_components
 from astseg.inference.mask_posterior import mask_posterior, visible_slots
-from astseg.inference.pipeline import Pipeline, inference
-from astseg.model.astseg import AstSeg, build
+from astseg.inference.pipeline import Pipeline
+from astseg.model.astseg import build
 from astseg.model.ops import SPECK
 from tiny import MODEL
 
@@ -39,7 +40,12 @@ def random_scene(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def test_bayes_rule_in_words() -> None:
     """Weight times density of the colour, shared out."""
     images, background, layers, weights = random_scene()
-    found = mask_posterior(weights, errors(images, background, layers), torch.ones(B, K, dtype=torch.bool), noise=0.4)
+    found = mask_posterior(
+        weights,
+        errors(images, background, layers),
+        torch.ones(B, K, dtype=torch.bool),
+        config=InferenceConfig(colour_std=0.4),
+    )
     means = torch.cat([background[:, None], layers], dim=1).double()
     density = torch.distributions.Normal(means, 0.4).log_prob(images[:, None].double()).sum(dim=2).exp()
     product = weights * density
@@ -51,7 +57,9 @@ def test_shares_of_a_pixel(noise: float) -> None:
     """They sum to one, none where there is no weight or the object is not to own anything; at any noise."""
     images, background, layers, weights = random_scene(1)
     objects = torch.tensor([[True, False, True], [False, False, False]])
-    found = mask_posterior(weights, errors(images, background, layers), objects, noise=noise)
+    found = mask_posterior(
+        weights, errors(images, background, layers), objects, config=InferenceConfig(colour_std=noise)
+    )
     assert found.isfinite().all()
     torch.testing.assert_close(found.sum(dim=1), torch.ones(B, H, W))
     assert (found[weights == 0] == 0).all()
@@ -61,7 +69,12 @@ def test_shares_of_a_pixel(noise: float) -> None:
 
 def test_with_much_noise_the_weights_alone_decide() -> None:
     images, background, layers, weights = random_scene(2)
-    found = mask_posterior(weights, errors(images, background, layers), torch.ones(B, K, dtype=torch.bool), noise=1e6)
+    found = mask_posterior(
+        weights,
+        errors(images, background, layers),
+        torch.ones(B, K, dtype=torch.bool),
+        config=InferenceConfig(colour_std=1e6),
+    )
     torch.testing.assert_close(found, weights)
 
 
@@ -76,9 +89,9 @@ def test_a_pixel_on_the_outline_goes_to_whom_it_looks_like() -> None:
     weights[0, 1, 5:12, 6] = 0.3
     weights[0, 1, 5:12, 15] = 0.7
     weights[:, 0] = 1 - weights[:, 1]
-    found = mask_posterior(weights, errors(images, background, layers), visible_slots(weights), noise=0.15).argmax(
-        dim=1
-    )
+    found = mask_posterior(
+        weights, errors(images, background, layers), visible_slots(weights), config=InferenceConfig(colour_std=0.15)
+    ).argmax(dim=1)
     assert torch.equal(found[0] > 0, (images[0] - 0.5).abs().sum(dim=0) > 0)
 
 
@@ -101,9 +114,9 @@ def test_pixels_of_a_region_have_a_say_in_each_other_s() -> None:
     weights[:, 0] = 1 - weights[:, 1:].sum(dim=1)
     off, everyone = torch.zeros(1, 3, H, W), torch.ones(1, 2, dtype=torch.bool)
     off[0, 0, :, :14] = 0.03  # the background does not look the same, but not very different either
-    alone = mask_posterior(weights, off, everyone, noise=0.15)
+    alone = mask_posterior(weights, off, everyone, config=InferenceConfig(colour_std=0.15))
     regions = regions_of((2, 8, 3, 12), (10, 16, 3, 14))
-    agreed = mask_posterior(weights, off, everyone, noise=0.15, regions=regions)
+    agreed = mask_posterior(weights, off, everyone, config=InferenceConfig(colour_std=0.15), components=regions)
     expected = weights.argmax(dim=1)
     assert torch.equal(alone.argmax(dim=1), expected)
     expected[0, 4:6, 5:7] = 1
@@ -116,11 +129,11 @@ def test_shares_sum_to_one_with_regions_too() -> None:
     off = errors(images, background, layers)
     everyone = torch.ones(B, K, dtype=torch.bool)
     regions = Components.joined([regions_of((2, 8, 3, 12), (10, 16, 3, 14)), regions_of()])
-    found = mask_posterior(weights, off, everyone, noise=0.15, regions=regions)
+    found = mask_posterior(weights, off, everyone, config=InferenceConfig(colour_std=0.15), components=regions)
     torch.testing.assert_close(found.sum(dim=1), torch.ones(B, H, W))
     assert (found[weights == 0] == 0).all()
     # The rule by hand: the mean over a region of the image, and over what is outside of them, under the root.
-    alone = mask_posterior(weights, off, everyone, noise=0.15)
+    alone = mask_posterior(weights, off, everyone, config=InferenceConfig(colour_std=0.15))
     for image, numbers in ((0, 3), (1, 1)):
         for number in range(numbers):
             inside = regions.regions[image] == number
@@ -137,37 +150,28 @@ def test_specks_own_nothing() -> None:
 
 
 @pytest.fixture
-def model() -> AstSeg:
+def pipeline() -> Pipeline:
     """One whose objects are in front of the background."""
     torch.manual_seed(5)
-    config = replace(MODEL, background_log_activation=-1.0, colour_std=0.2)
-    return build(config)
+    return Pipeline(build(replace(MODEL, background_log_activation=-1.0)), InferenceConfig(colour_std=0.2))
 
 
-def test_a_model_looks_outside_of_training(model: AstSeg) -> None:
+def test_the_pipeline_compares_layers_with_images(pipeline: Pipeline) -> None:
     images = torch.rand(4, 3, H, W)
-    assert model.train()(images).posterior is None
-    with inference(model):
-        output, quick = model(images), model(images, layers=False)
-        off = errors(images, output.background, output.layers)
-        expected = mask_posterior(output.weights, off, visible_slots(output.weights), noise=0.2)
+    output, quick = pipeline(images, layers=True), pipeline(images)
+    off = errors(images, output.background, output.layers)
+    expected = mask_posterior(output.weights, off, visible_slots(output.weights), config=pipeline.config)
     torch.testing.assert_close(output.responsibilities, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(quick.responsibilities, output.responsibilities, rtol=1e-4, atol=1e-5)
     assert not torch.equal(output.responsibilities.argmax(dim=1), output.weights.argmax(dim=1))
-    model.colour_std = 0.0
-    with inference(model):
-        without = model(images)
-    assert without.posterior is None
-    assert torch.equal(without.responsibilities, without.weights)
 
 
-def test_predictions_are_what_is_measured(model: AstSeg) -> None:
+def test_predictions_are_what_is_measured(pipeline: Pipeline) -> None:
     """Pictures of the model's size: the label map is the largest share at each pixel, with layers or without."""
     images = np.random.default_rng(0).integers(0, 256, (3, H, W, 3), dtype=np.uint8)
-    with inference(model):
-        expected = model(torch.from_numpy(images).permute(0, 3, 1, 2) / 255).responsibilities.argmax(dim=1)
+    expected = pipeline(torch.from_numpy(images).permute(0, 3, 1, 2) / 255).responsibilities.argmax(dim=1)
     for layers in (True, False):
-        predictions = Segmenter(Pipeline(model)).predict(images, layers=layers)
+        predictions = Segmenter(pipeline).predict(images, layers=layers)
         assert isinstance(predictions, list)
         found = np.stack([prediction.labels for prediction in predictions])
         assert np.array_equal(found, expected.numpy())
@@ -194,7 +198,9 @@ def told_apart(
     weights /= weights.sum(dim=1, keepdim=True)
     layers = torch.tensor([colour for colour, _, _ in objects]).view(1, -1, 3, 1, 1)
     off = errors(image[None], torch.tensor(GREY).view(1, 3, 1, 1).expand(1, 3, H, W), layers.expand(-1, -1, -1, H, W))
-    return mask_posterior(weights, off, visible_slots(weights), noise=0.15).argmax(dim=1)[0]
+    return mask_posterior(weights, off, visible_slots(weights), config=InferenceConfig(colour_std=0.15)).argmax(dim=1)[
+        0
+    ]
 
 
 def test_of_two_slots_on_one_object_one_owns_it() -> None:
@@ -213,10 +219,12 @@ def test_images_of_a_batch_are_told_apart_alone() -> None:
     weights /= weights.sum(dim=1, keepdim=True)
     off[:, 0, :, 10:] = off[0, 1:, :, :10] = off[1, 1, :, :5] = off[1, 2, :, 5:10] = 0.0
     objects = torch.ones(2, 2, dtype=torch.bool)
-    both = mask_posterior(weights, off, objects, noise=0.15)
+    both = mask_posterior(weights, off, objects, config=InferenceConfig(colour_std=0.15))
     assert [sorted(one.argmax(dim=0).unique().tolist()) for one in both] == [[0, 2], [0, 1, 2]]
     for i in range(2):
-        alone = mask_posterior(weights[i : i + 1], off[i : i + 1], objects[i : i + 1], noise=0.15)
+        alone = mask_posterior(
+            weights[i : i + 1], off[i : i + 1], objects[i : i + 1], config=InferenceConfig(colour_std=0.15)
+        )
         torch.testing.assert_close(both[i], alone[0])
 
 
@@ -237,3 +245,44 @@ def test_what_the_background_shows_as_well_is_no_object() -> None:
     where = (slice(4, 14), slice(5, 17))
     assert not told_apart([([0.52, 0.5, 0.48], where, 50.0)], []).any()
     assert told_apart([(RED, where, 50.0)], [([0.7, 0.2, 0.2], where)]).any()
+
+
+def copies(
+    strengths: list[tuple[tuple[slice, slice], list[float]]], shown: tuple[slice, slice], between: slice
+) -> Tensor:
+    """Label map of a red thing on grey that several slots draw, each as strong as given in some places.
+
+    In the first row, ``between`` says which pixels are of a colour between that of the thing and the background's.
+    """
+    image = torch.tensor(GREY)[:, None, None].expand(3, H, W).clone()
+    image[:, *shown] = torch.tensor(RED)[:, None, None]
+    image[:, 0, between] = (torch.tensor(RED) + torch.tensor(GREY))[:, None] / 2
+    slots = len(strengths[0][1])
+    weights = torch.zeros(1, slots + 1, H, W)
+    weights[:, 0] = 1
+    for where, values in strengths:
+        weights[0, 1:, *where] = torch.tensor(values)[:, None, None]
+    weights /= weights.sum(dim=1, keepdim=True)
+    layers = torch.tensor(RED).view(1, 1, 3, 1, 1).expand(1, slots, 3, H, W)
+    off = errors(image[None], torch.tensor(GREY).view(1, 3, 1, 1).expand(1, 3, H, W), layers)
+    found = mask_posterior(weights, off, visible_slots(weights), config=InferenceConfig(colour_std=0.4))
+    return found.argmax(dim=1)[0]
+
+
+def test_a_double_that_leads_elsewhere_does_not_take_the_object_with_it() -> None:
+    """The object's double leads in a few pixels that the background explains as well: it goes, and the object stays."""
+    thing, few = (slice(5, 15), slice(5, 15)), (slice(0, 1), slice(20, 23))
+    labels = copies([(thing, [3.0, 2.0]), (few, [0.0, 1.3])], thing, between=few[1])
+    assert labels[thing].unique().tolist() == [1]
+    assert (labels > 0).sum() == 100
+
+
+def test_of_three_copies_that_lead_in_turn_one_stays() -> None:
+    """Each would leave its pixels to the next, and the last to the first."""
+    thing = (slice(2, 17), slice(5, 15))
+    first, second, third = ((rows, slice(5, 15)) for rows in (slice(2, 6), slice(6, 11), slice(11, 17)))
+    labels = copies(
+        [(first, [3.0, 2.5, 2]), (second, [2, 3.0, 2.5]), (third, [2.5, 2, 3.0])], thing, between=slice(0, 0)
+    )
+    assert len(labels[thing].unique()) == 1
+    assert (labels > 0).sum() == 150

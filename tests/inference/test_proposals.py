@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from astseg.config import ModelConfig
+from astseg.config import Config, InferenceConfig, ModelConfig
 from astseg.discovery.background_subtraction import find_components
 from astseg.discovery.components import MARGIN, ON_MARGIN, Components, label_components
 from astseg.errors import UserError
 from astseg.inference.mask_posterior import mask_posterior, visible_slots
-from astseg.inference.pipeline import inference
+from astseg.inference.pipeline import Pipeline, inference
 from astseg.inference.proposals import ABSENT, assign_proposals, box_overlap
 from astseg.model.astseg import AstSeg, build
 from astseg.types import ObjectLatents, SceneOutput
@@ -59,7 +59,7 @@ def slots_at(*given: tuple[Frame, float], scale_numbers: int = 2) -> tuple[Objec
 
 def placed(latents: ObjectLatents, attention: Tensor, regions: Components) -> tuple[list[Frame], list[float], Tensor]:
     """Frames and log activations of the slots afterwards, and the attention; the appearance is left alone."""
-    after, seen, _ = assign_proposals(latents, attention, regions, behind=BEHIND, scale_range=SCALES)
+    after, seen, _ = assign_proposals(latents, attention, regions, behind=BEHIND, scale_range=SCALES, iou=0.5)
     assert torch.equal(after.appearance, latents.appearance)
     numbers = torch.cat([after.position, after.scale], dim=2)[0].tolist()
     return [tuple(frame) for frame in numbers], after.log_activation[0].tolist(), seen
@@ -84,7 +84,7 @@ def test_a_slot_that_means_the_region_moves_there() -> None:
     assert torch.equal(seen[0, 0], attention[0, 0])
     assert seen[0, 1].sum() == pytest.approx(1)
     assert torch.equal(seen[0, 1] > 0, regions.cells(CELLS)[0, 0] > 0)
-    assert not assign_proposals(latents, attention, regions, behind=BEHIND, scale_range=SCALES)[2].any()
+    assert not assign_proposals(latents, attention, regions, behind=BEHIND, scale_range=SCALES, iou=0.5)[2].any()
 
 
 def test_a_slot_that_is_sure_of_itself_stays_so() -> None:
@@ -135,7 +135,7 @@ def test_what_was_overlooked_gets_the_slots_that_are_off() -> None:
     assert activations == [pytest.approx(value) for value in (MOVED, ON, MOVED, AWAY)]
     for slot, region in ((0, 0), (2, 1)):
         assert torch.equal(seen[0, slot] > 0, regions.cells(CELLS)[0, region] > 0)
-    _, _, missed = assign_proposals(latents, attention, regions, behind=BEHIND, scale_range=SCALES)
+    _, _, missed = assign_proposals(latents, attention, regions, behind=BEHIND, scale_range=SCALES, iou=0.5)
     assert missed.tolist() == [[True, False, True, False]]
 
 
@@ -197,10 +197,15 @@ def test_images_do_not_meet() -> None:
     first, second = slots_at((FAR, OFF), (frames(regions)[0], ON)), slots_at((FAR, ON), (FAR, OFF))
     both = ObjectLatents(*(torch.cat([getattr(one, name) for one in (first[0], second[0])]) for name in vars(first[0])))
     together, seen, missed = assign_proposals(
-        both, torch.cat([first[1], second[1]]), Components.joined([regions, nothing]), behind=BEHIND, scale_range=SCALES
+        both,
+        torch.cat([first[1], second[1]]),
+        Components.joined([regions, nothing]),
+        behind=BEHIND,
+        scale_range=SCALES,
+        iou=0.5,
     )
     for i, (alone, these) in enumerate(((first, regions), (second, nothing))):
-        latents, attention, new = assign_proposals(*alone, these, behind=BEHIND, scale_range=SCALES)
+        latents, attention, new = assign_proposals(*alone, these, behind=BEHIND, scale_range=SCALES, iou=0.5)
         assert torch.equal(seen[i], attention[0])
         assert torch.equal(missed[i], new[0])
         for name, numbers in vars(latents).items():
@@ -232,9 +237,8 @@ class Plain(nn.Module):
         return torch.full_like(images, GREY), error
 
 
-SECOND_LOOK: ModelConfig = replace(
-    MODEL, glimpse_crop=8, colour_std=0.15, proposals=True, background_log_activation=3.0
-)
+WITH_GLIMPSES: ModelConfig = replace(MODEL, glimpse_crop=8, background_log_activation=3.0)
+PROPOSALS = InferenceConfig(colour_std=0.15, proposals=True)
 RECTANGLES = {0: (3, 9, 4, 11), 2: (11, 18, 16, 25), 1: (12, 18, 3, 9)}
 """Rows and columns, by channel: red, blue, green."""
 
@@ -243,7 +247,7 @@ RECTANGLES = {0: (3, 9, 4, 11), 2: (11, 18, 16, 25), 1: (12, 18, 3, 9)}
 def scene() -> tuple[AstSeg, Tensor]:
     """A fresh model, and two images of coloured rectangles on grey: as many as it has slots, and one."""
     torch.manual_seed(0)
-    model = build(SECOND_LOOK)
+    model = build(WITH_GLIMPSES)
     model.background_model = Plain()  # type: ignore[assignment]
     images = torch.full((2, 3, H, W), GREY)
     for i, channels in enumerate(((0, 1, 2), (0,))):
@@ -264,34 +268,30 @@ def lies_on(output: SceneOutput, image: int, channel: int) -> bool:
 
 
 def test_a_model_looks_where_its_background_does_not_explain_the_image(scene: tuple[AstSeg, Tensor]) -> None:
-    """Slots lie on the rectangles whatever the encoder says; in training, and if told to, where that says."""
+    """Slots lie on the rectangles whatever the encoder says; without proposals where that says."""
     model, images = scene
-    with inference(model):
-        output, drawn = model(images, layers=False), model(images)
-        model.proposals = False
-        plain = model(images, layers=False)
-        model.proposals = True
-    assert plain.missed is None
+    proposing, plain = Pipeline(model, PROPOSALS), Pipeline(model, replace(PROPOSALS, proposals=False))
+    output, drawn, encoder_alone = proposing(images), proposing(images, layers=True), plain(images)
+    assert encoder_alone.missed is None
     assert output.missed is not None
     assert all(lies_on(output, 0, channel) for channel in RECTANGLES)
     assert [lies_on(output, 1, channel) for channel in RECTANGLES] == [True, False, False]
-    assert not any(lies_on(plain, 0, channel) for channel in RECTANGLES)
+    assert not any(lies_on(encoder_alone, 0, channel) for channel in RECTANGLES)
     torch.testing.assert_close(drawn.weights, output.weights, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(drawn.responsibilities, output.responsibilities, rtol=1e-4, atol=1e-5)
-    model.train()
-    torch.testing.assert_close(model(images, layers=False).latents.position, plain.latents.position)
 
 
-def test_pixels_ask_the_regions_too(scene: tuple[AstSeg, Tensor]) -> None:
+def test_the_posterior_asks_the_components_too(scene: tuple[AstSeg, Tensor]) -> None:
     model, images = scene
+    output = Pipeline(model, PROPOSALS)(images)
     with inference(model):
-        output = model(images, layers=False)
-        objects = visible_slots(output.weights)
+        visible = visible_slots(output.weights)
         errors = model.renderer(output.latents, output.background, images=images).errors
-        regions = find_components(images, *model.background_model(images), limit=3)
-    found = mask_posterior(output.weights, errors, objects, noise=0.15, regions=regions)
+        components = find_components(images, *model.background_model(images), limit=3)
+    found = mask_posterior(output.weights, errors, visible, config=PROPOSALS, components=components)
     torch.testing.assert_close(output.responsibilities, found)
-    assert not torch.allclose(found, mask_posterior(output.weights, errors, objects, noise=0.15), atol=1e-4)
+    alone = mask_posterior(output.weights, errors, visible, config=PROPOSALS)
+    assert not torch.allclose(found, alone, atol=1e-4)
 
 
 def test_where_the_background_is_unsure_nothing_is_proposed(scene: tuple[AstSeg, Tensor]) -> None:
@@ -299,26 +299,12 @@ def test_where_the_background_is_unsure_nothing_is_proposed(scene: tuple[AstSeg,
     top, bottom, left, right = RECTANGLES[0]
     Plain.unsure = (slice(None), slice(None), slice(top, bottom), slice(left, right))
     try:
-        with inference(model):
-            output = model(images)
+        output = Pipeline(model, PROPOSALS)(images)
     finally:
         Plain.unsure = None
     assert [lies_on(output, 0, channel) for channel in RECTANGLES] == [False, True, True]
 
 
-def test_a_background_that_is_given_is_the_one_that_counts(scene: tuple[AstSeg, Tensor]) -> None:
-    """Given the image as its own background, nothing differs."""
-    model, images = scene
-    with inference(model):
-        as_seen = model(images, images)
-        assert torch.equal(as_seen.background, images)
-        model.proposals = False
-        encoder_alone = model(images, images)
-    on = encoder_alone.latents.log_activation > model.renderer.background_log_activation
-    assert torch.equal(as_seen.latents.position, encoder_alone.latents.position)
-    assert torch.equal(as_seen.latents.log_activation[on], encoder_alone.latents.log_activation[on])
-
-
-def test_proposals_need_a_second_look() -> None:
-    with pytest.raises(UserError, match="proposals is on, but glimpse_crop is 0"):
-        replace(MODEL, proposals=True)
+def test_proposals_need_a_glimpse_encoder() -> None:
+    with pytest.raises(UserError, match="inference.proposals is on, but model.glimpse_crop is 0"):
+        Config(model=MODEL, inference=InferenceConfig(proposals=True))

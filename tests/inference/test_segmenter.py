@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ from PIL import Image
 from astseg.data.arrays import images_to_tensor
 from astseg.data.resize import place
 from astseg.errors import UserError
-from astseg.inference.pipeline import scene_outputs
 from astseg.inference.prediction import Prediction, predictions_from
 from astseg.inference.segmenter import Segmenter, choose_device
 from astseg.inference.upsample import enlarged, window_of
@@ -76,7 +76,7 @@ def test_predictions_keep_their_promises_at_any_size(segmenter: Segmenter, size:
 def test_at_the_model_size_nothing_is_lost(segmenter: Segmenter) -> None:
     image = picture(H, W)
     prediction = segmenter.predict(image)
-    output = scene_outputs(segmenter.model, image[None])
+    output = segmenter.pipeline(images_to_tensor(image[None]), layers=True)
     np.testing.assert_array_equal(prediction.labels, output.weights[0].argmax(0).numpy())
     expected = (output.reconstruction[0].permute(1, 2, 0) * 255).round().numpy()
     np.testing.assert_array_equal(prediction.reconstruction, expected)
@@ -84,7 +84,9 @@ def test_at_the_model_size_nothing_is_lost(segmenter: Segmenter) -> None:
         position = output.latents.position[0, found.id - 1]
         assert found.position[0] == pytest.approx((position[0].item() + 1) / 2 * W - 0.5, abs=1e-4)
         assert found.position[1] == pytest.approx((position[1].item() + 1) / 2 * H - 0.5, abs=1e-4)
-        relative = output.latents.log_activation[0, found.id - 1] - segmenter.model.renderer.background_activation()
+        relative = (
+            output.latents.log_activation[0, found.id - 1] - segmenter.pipeline.model.renderer.background_activation()
+        )
         assert found.activation == pytest.approx(relative.item(), abs=1e-5)
 
 
@@ -93,9 +95,9 @@ def test_what_is_not_drawn_changes_nothing(segmenter: Segmenter, size: tuple[int
     """Layers of objects that own no pixel, and objects that are off: the same as if everything is drawn."""
     images = np.stack([picture(*size, seed=seed) for seed in range(3)])
     small = np.stack([place(size, (H, W), resize="squeeze").image(image) for image in images])
-    whole = scene_outputs(segmenter.model, small)
-    behind = segmenter.model.renderer.background_activation().item()
-    expected = list(predictions_from(whole, [size] * 3, background_activation=behind))
+    whole = segmenter.pipeline(images_to_tensor(small), layers=True)
+    behind = segmenter.pipeline.model.renderer.background_activation().item()
+    expected = list(predictions_from(whole, [place(size, (H, W), resize="squeeze")] * 3, background_activation=behind))
     without = segmenter.predict(images, layers=False)
     for one, other, bare in zip(segmenter.predict(images), expected, without, strict=True):
         np.testing.assert_array_equal(one.labels, other.labels)
@@ -189,7 +191,7 @@ def test_occlusion_by_hand() -> None:
     colours = torch.linspace(0.1, 0.9, 4).view(1, 4, 1, 1, 1).expand(1, 4, 3, 8, 12)
     latents = ObjectLatents(torch.zeros(1, 4, 2), torch.full((1, 4, 1), 2.0), log_activation, torch.zeros(1, 4, Z))
     output = SceneOutput(latents, masks, torch.zeros(1, 3, 8, 12), colours, masks, weights, torch.ones(1, 3, 8, 12))
-    (prediction,) = predictions_from(output, [(8, 12)], background_activation=0.0)
+    (prediction,) = predictions_from(output, [place((8, 12), (8, 12))], background_activation=0.0)
     check(prediction, (8, 12))
     assert [found.id for found in prediction.objects] == [2, 1]
     front, back = prediction.objects
@@ -201,7 +203,7 @@ def test_occlusion_by_hand() -> None:
     assert front.score == pytest.approx(np.exp(9) / (np.exp(9) + np.exp(3) * 2 / 3 + 1), abs=0.01)
     opacity = prediction.layers[1, :, :, 3] / 255
     np.testing.assert_allclose(opacity, masks[0, 0] * np.exp(3) / (1 + np.exp(3)), atol=1 / 255)
-    (large,) = predictions_from(output, [(80, 120)], background_activation=0.0)
+    (large,) = predictions_from(output, [place((80, 120), (8, 12), resize="squeeze")], background_activation=0.0)
     check(large, (80, 120))
     assert large.objects[1].visibility == pytest.approx(0.5, abs=0.06)
 
@@ -346,12 +348,28 @@ def test_what_is_cropped_off_is_background(segmenter: Segmenter) -> None:
 
 def test_a_run_that_was_letterboxed_segments_so(spread_run: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
-    config, _ = RunFolder(spread_run).load_config()
-    run.save_config(config, resize="letterbox")
+    config, info = RunFolder(spread_run).load_config()
+    run.save_config(config, replace(info, resize="letterbox"))
     (run.path / "model.safetensors").write_bytes((spread_run / "model.safetensors").read_bytes())
     segmenter = Segmenter.from_pretrained(run.path, "cpu")
     image = picture(90, 41)
     assert same(segmenter.predict(image), segmenter.predict(image, resize="letterbox"))
     assert not same(segmenter.predict(image), segmenter.predict(image, resize="squeeze"))
-    with pytest.raises(UserError, match="fit is 'stretch'"):
+    with pytest.raises(UserError, match="resize is 'stretch'"):
         segmenter.predict(image, resize="stretch")
+
+
+def test_a_run_that_was_cropped_segments_what_was_measured(spread_run: Path, tmp_path: Path) -> None:
+    """The centred half of an image, as in training: the labels there are those of that half, the rest is background."""
+    run = RunFolder(tmp_path / "run")
+    config, info = RunFolder(spread_run).load_config()
+    run.save_config(config, replace(info, resize="crop", crop=0.5))
+    (run.path / "model.safetensors").write_bytes((spread_run / "model.safetensors").read_bytes())
+    image = picture(128, 192)
+    where = place((128, 192), (H, W), crop=0.5)
+    assert where.box == (48, 32, 144, 96)
+    as_trained = Segmenter.from_pretrained(run.path, "cpu").predict(image)
+    centre = Segmenter.from_pretrained(spread_run, "cpu").predict(np.ascontiguousarray(image[32:96, 48:144]))
+    np.testing.assert_array_equal(as_trained.labels[32:96, 48:144], centre.labels)
+    assert as_trained.labels.any()
+    assert np.count_nonzero(as_trained.labels) == np.count_nonzero(centre.labels)

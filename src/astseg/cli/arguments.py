@@ -45,6 +45,7 @@ DEFAULT_PRESET = "small"
 Precision: TypeAlias = Literal["float32", "bfloat16", "auto"]
 PRECISION = "Of the backbone; bfloat16 changes few labels; auto: bfloat16 where the device is faster in it."
 
+Published: TypeAlias = Literal["clevr", "clevrtex", "clevrtex-outd", "clevrtex-camo", "objects-room", "shapestacks"]
 Family: TypeAlias = Literal["desk", "rooms"]
 ResizeMode: TypeAlias = Literal["crop", "letterbox", "squeeze"]
 
@@ -140,7 +141,7 @@ class Evaluate(Selection):
     json: Path | None = option(None, "Write the metrics there too, besides RUN/metrics.json.")
     csv: Path | None = option(None, "Write the metrics of each image there too, besides RUN/per_image.csv.")
     table: Path | None = option(None, "Write a Markdown table there that puts the result beside published results.")
-    published: Literal["clevr", "clevrtex", "clevrtex-outd", "clevrtex-camo"] | None = option(
+    published: Published | None = option(
         None, "Data set whose published results the table holds. Default: that of the run's preset."
     )
     protocol: Literal["astseg", "reference", "clevrtex", "genesis"] = option(

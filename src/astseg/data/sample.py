@@ -14,7 +14,7 @@ from astseg.errors import UserError
 from astseg.runs.info import RunInfo
 from astseg.types import SceneArrays
 
-__all__ = ["preprocess_for", "reading_of", "some_scenes"]
+__all__ = ["preprocess_for", "preprocess_of_run", "reading_of", "some_scenes"]
 
 
 def preprocess_for(
@@ -36,6 +36,16 @@ def preprocess_for(
     if (resize or "crop") != "crop":
         return Preprocess(size, resize or "crop")
     return Preprocess(size, "crop", source.crop if crop is None else crop)
+
+
+def preprocess_of_run(size: tuple[int, int], info: RunInfo) -> Preprocess:
+    """What a run was trained with; where its metadata do not say what was cropped (format 1), what its data declare."""
+    if info.crop is not None or info.resize != "crop" or info.data is None:
+        return Preprocess.of_run(size, info)
+    try:
+        return Preprocess.of_run(size, info, declared_crop=open_source(info.data, reading_of(info)).crop)
+    except UserError:  # the data are not there any more
+        return Preprocess.of_run(size, info)
 
 
 def reading_of(info: RunInfo) -> Reading:

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from astseg.evaluation.evaluate import Evaluation
-from astseg.evaluation.published import PUBLISHED
+from astseg.evaluation.published import PublishedResult, published_results
 from astseg.runs.atomic import write_whole
 
 __all__ = ["Measured", "comparison_table", "described", "over_runs", "published_name", "summary", "write_per_image"]
 
-FIGURES = {"ARI-FG": ("ari_fg", "ARI_FG"), "mIoU": ("miou", "mIoU")}
-"""What papers give, and its names in the protocols."""
+COMPARED_METRICS = {"ARI-FG": ("ari_fg", "ARI_FG"), "mBO": ("msc_fg",), "mIoU": ("miou", "mIoU")}
+"""What papers give, and its names in the protocols. mBO, the mean over true objects of the best IoU with any predicted
+mask, is the foreground mSC; the CLEVRTEX evaluator has none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,36 +83,51 @@ def write_per_image(measured: Sequence[Measured], file: Path) -> None:
 
 
 def published_name(presets: Sequence[str | None]) -> str | None:
-    """The data set of these presets, if they agree and papers give figures of it: ``clevr`` of ``clevr-ct``."""
-    found = {(preset or "").split("-")[0] for preset in presets}
-    name = found.pop() if len(found) == 1 else ""
-    return name if name in PUBLISHED else None
+    """The data set of these presets, if they agree and there are published results of it: ``clevr`` of ``clevr-ct``."""
+    found = {
+        next((name for name in published_results() if f"{preset}-".startswith(f"{name}-")), None) for preset in presets
+    }
+    return found.pop() if len(found) == 1 else None
 
 
 def comparison_table(measured: Sequence[Measured], published: str | None) -> str:
-    """Markdown: the result, with what it was measured on, above the published figures with their sources.
+    """Markdown: the result, with what it was measured on, above the published ones with their sources.
 
     Args:
         measured: The runs, all on the same scenes.
-        published: A name in :data:`astseg.evaluation.published.PUBLISHED`, or None for the result alone.
+        published: A name in :func:`astseg.evaluation.published.published_results`, or None for the result alone.
     """
     mean, deviation = over_runs(measured)
     cells = []
-    for names in FIGURES.values():
+    for names in COMPARED_METRICS.values():
         name = next((name for name in names if name in mean), None)
         spread = f" ± {100 * deviation[name]:.1f}" if name is not None and len(measured) > 1 else ""
         cells.append("-" if name is None else f"{100 * mean[name]:.1f}{spread}")
     runs = ", ".join(f"`{one.run}`" for one in measured)
-    rows = [("**astseg**", *(f"**{cell}**" for cell in cells), f"{runs}; {described(measured[0].circumstances)}")]
-    rows += [tuple(figures) for figures in PUBLISHED.get(published or "", ())]
-    lines = [f"| model | {' | '.join(FIGURES)} | source |", "|-|-|-|-|", *(f"| {' | '.join(row)} |" for row in rows)]
-    notes = ["Percent, means over all images" + ("; deviation over runs (n - 1)." if len(measured) > 1 else ".")]
+    measured_row = ["**astseg**", *(f"**{cell}**" for cell in cells), "-", "-"]
+    rows = [[*measured_row, f"{runs}; {described(measured[0].circumstances)}"]]
+    rows += [_published_row(result) for result in published_results().get(published or "", ())]
+    header = ["model", *COMPARED_METRICS, "pretraining", "training", "source"]
+    lines = [f"| {' | '.join(row)} |" for row in (header, *rows)]
+    lines.insert(1, "|-" * len(header) + "|")
+    notes = [
+        "Percent, means over all images" + ("; standard deviation over runs (n - 1)." if len(measured) > 1 else ".")
+    ]
     if published is not None:
         notes.append(
-            f"Published figures are of {published} as its authors released it, after full training: they compare only"
-            " where the data above are those."
+            f"Published results are of {published} as its authors released it, after full training: they compare only"
+            " where the data above are those. mBO: mean over true objects of the best IoU with any predicted mask; an"
+            " image without objects counts 0 here."
         )
     return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def _published_row(result: PublishedResult) -> list[str]:
+    """The cells of a published result; where nobody read the number, its source says so."""
+    runs = None if result.runs is None else f"{result.runs} run" + "s" * (result.runs > 1)
+    details = (result.source or "(no source)", runs, result.resolution, result.note)
+    source = "; ".join(detail for detail in details if detail)
+    return [result.model, result.ari_fg, result.mbo, result.miou, result.pretraining, result.training, source]
 
 
 def described(circumstances: dict[str, Any]) -> str:

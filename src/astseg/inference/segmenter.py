@@ -18,6 +18,7 @@ from astseg.config import PRECISIONS
 from astseg.data.arrays import images_to_tensor
 from astseg.data.inputs import Input, image_from, separate
 from astseg.data.resize import Placement, Preprocess
+from astseg.data.sample import preprocess_of_run
 from astseg.errors import UserError
 from astseg.inference.pipeline import Pipeline, inference, load_pipeline
 from astseg.inference.prediction import Prediction, may_own_pixels, predictions_from
@@ -69,7 +70,7 @@ class Segmenter:
         if precision not in PRECISIONS:
             raise UserError(f"precision is '{precision}', choose from {', '.join(PRECISIONS)}")
         pipeline, config, info = load_pipeline(folder, device=choose_device(device), precision=precision)
-        return cls(pipeline, Preprocess.of_run(config.model.image_size, info))
+        return cls(pipeline, preprocess_of_run(config.model.image_size, info))
 
     @property
     def image_size(self) -> tuple[int, int]:
