@@ -21,15 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from astseg.config import Config, ModelConfig
+from astseg.errors import UserError
+from astseg.model.astseg import AstSeg, build
+from astseg.model.backbones.segformer import MIX_TRANSFORMERS
+from astseg.model.background import channel_tables
+from astseg.model.renderer import glimpse_channels
 from astseg.runs.card import write_card
 from astseg.runs.folder import RunFolder
 from astseg.runs.info import RunInfo
-from astseg.config import Config, ModelConfig
-from astseg.model.background import channel_tables
-from astseg.model.renderer import glimpse_channels
-from astseg.model.astseg import AstSeg, build
-from astseg.model.backbones.segformer import MIX_TRANSFORMERS
-from astseg.errors import UserError
 
 __all__ = ["import_reference", "infer_model", "our_names", "read_tensors"]
 
