@@ -323,13 +323,13 @@ from astseg.inference.writers import run
 
 written = []
 
-def write(*arguments, whole=run.write_pictures):
+def write(*arguments, whole=run.write_images):
     whole(*arguments)
     written.append(arguments)
     if len(written) == 10:
         os.kill(os.getpid(), signal.SIGINT)
 
-run.write_pictures = write
+run.write_images = write
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 main.main(sys.argv[1:])
 """
@@ -394,7 +394,7 @@ def test_what_may_not_wait_any_longer_is_written_at_once(
     """Writers that come to nothing while pictures are looked at: the results are the same."""
     threads: list[bool] = []
     free = threading.Event()
-    usual = run.write_pictures
+    usual = run.write_images
 
     def slow(*given: Any) -> None:
         here = threading.current_thread() is threading.main_thread()
@@ -407,7 +407,7 @@ def test_what_may_not_wait_any_longer_is_written_at_once(
 
     segment_folder(segmenter, hard_folder, tmp_path / "usual", batch_size=2)
     monkeypatch.setattr(run, "_BEHIND", 2)
-    monkeypatch.setattr(run, "write_pictures", slow)
+    monkeypatch.setattr(run, "write_images", slow)
     segment_folder(segmenter, hard_folder, tmp_path / "slow", batch_size=2)
     assert set(threads) == {True, False}
     written = [path.relative_to(tmp_path / "usual") for path in (tmp_path / "usual").rglob("*.png")]

@@ -25,6 +25,7 @@ __all__ = [
     "write_durably",
     "write_json",
     "write_whole",
+    "writing_errors",
 ]
 
 
@@ -41,26 +42,35 @@ def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
         durable: Whether it must outlive a power cut.
 
     Raises:
-        UserError: It cannot be written there; what lay there before is untouched.
+        UserError: It cannot be made there; what lay there before is untouched. Exceptions of the block stay as they
+            are: see :func:`writing_errors`.
     """
     part = path.with_name(path.name + ".part")
     made = [folder for folder in path.parents if not folder.exists()]  # innermost first
     try:
-        try:
+        with writing_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            yield part
+        yield part
+        with writing_errors(path):
             if durable:
                 sync(part)
             os.replace(part, path)
             if durable:
                 sync(path.parent)
-        except BaseException:
-            with suppress(OSError):
-                part.unlink()
-            for folder in made:
-                with suppress(OSError):  # not empty, or never made
-                    folder.rmdir()
-            raise
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        for folder in made:
+            with suppress(OSError):  # not empty, or never made
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def writing_errors(path: Path) -> Iterator[None]:
+    """Turns the OSErrors of the block, in which ``path`` is written, into UserErrors."""
+    try:
+        yield
     except OSError as error:
         raise cannot_write(path, error) from error
 
@@ -71,7 +81,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         UserError: It cannot be written there; what lay there before is untouched.
     """
-    with atomic_path(path) as part:
+    with atomic_path(path) as part, writing_errors(path):
         write(part)
 
 
@@ -81,7 +91,7 @@ def write_durably(path: Path, content: bytes) -> None:
     Raises:
         UserError: It cannot be written there; what lay there before is untouched.
     """
-    with atomic_path(path, durable=True) as part:
+    with atomic_path(path, durable=True) as part, writing_errors(path):
         part.write_bytes(content)
 
 

@@ -31,7 +31,7 @@ from astseg.config import Config, from_dict, to_dict
 from astseg.config.device import default_device, resolved
 from astseg.errors import UserError
 from astseg.model.astseg import AstSeg, build
-from astseg.runs.atomic import cannot_write, sync, write_durably, write_json
+from astseg.runs.atomic import sync, write_durably, write_json, writing_errors
 from astseg.runs.info import RunInfo
 from astseg.runs.lock import LOCK_NAME, FolderLock
 from astseg.runs.migrate import FORMAT, migrated, migrated_phase
@@ -174,11 +174,9 @@ class RunFolder:
         Raises:
             UserError: It cannot be written; the states that were there are untouched.
         """
-        try:
+        with writing_errors(self.log_path):
             if self.log_path.exists():
                 sync(self.log_path)
-        except OSError as error:
-            raise cannot_write(self.log_path, error) from error
         self.states.save(state, model, optimizer)
 
     def load_state(self) -> TrainingState | None:

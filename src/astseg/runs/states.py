@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from astseg.errors import UserError
-from astseg.runs.atomic import BrokenFileError, cannot_write, read, sync, write_json
+from astseg.runs.atomic import BrokenFileError, read, sync, write_json, writing_errors
 from astseg.runs.migrate import migrated_phase, migrated_weights
 from astseg.runs.tensors import load_tensors, save_tensors
 
@@ -76,20 +76,19 @@ class StateStore:
             UserError: It cannot be written; the states that were there are untouched.
         """
         try:
-            self.tidy()
-            digests = {WEIGHTS: save_tensors(self._part / WEIGHTS, model.state_dict())}
-            if optimizer is not None:
-                digests[MOMENTS] = save_tensors(self._part / MOMENTS, _optimizer_tensors(optimizer))
-            write_json(self._part / MANIFEST, {**asdict(state), "files": digests})
-            if self._is_whole(self.newest):
-                shutil.rmtree(self.before, ignore_errors=True)
-                os.replace(self.newest, self.before)
-            else:  # a broken one must not take the place of a whole one
-                shutil.rmtree(self.newest, ignore_errors=True)
-            os.replace(self._part, self.newest)
-            sync(self.newest.parent)
-        except OSError as error:
-            raise cannot_write(self.newest, error) from error
+            with writing_errors(self.newest):
+                self.tidy()
+                digests = {WEIGHTS: save_tensors(self._part / WEIGHTS, model.state_dict())}
+                if optimizer is not None:
+                    digests[MOMENTS] = save_tensors(self._part / MOMENTS, _optimizer_tensors(optimizer))
+                write_json(self._part / MANIFEST, {**asdict(state), "files": digests})
+                if self._is_whole(self.newest):
+                    shutil.rmtree(self.before, ignore_errors=True)
+                    os.replace(self.newest, self.before)
+                else:  # a broken one must not take the place of a whole one
+                    shutil.rmtree(self.newest, ignore_errors=True)
+                os.replace(self._part, self.newest)
+                sync(self.newest.parent)
         finally:
             self.tidy()
 
