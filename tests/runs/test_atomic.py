@@ -17,11 +17,11 @@ def test_a_file_has_its_name_only_once_it_is_whole(tmp_path: Path) -> None:
     assert file.read_text() == "new"
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device"), ValueError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
 def test_after_an_exception_what_lay_there_is_untouched(tmp_path: Path, error: BaseException) -> None:
     (tmp_path / "a.txt").write_text("old")
     for file in (tmp_path / "a.txt", tmp_path / "deep" / "a.txt"):
-        with pytest.raises(type(error) if isinstance(error, BaseException) else error), atomic_path(file) as part:
+        with pytest.raises(type(error)), atomic_path(file) as part:
             part.write_text("half")
             raise error
     assert list(tmp_path.iterdir()) == [tmp_path / "a.txt"]  # nor is the folder that was made for it

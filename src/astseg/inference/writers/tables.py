@@ -32,7 +32,7 @@ _MORE_COLUMNS = ("order", "visibility", "score")
 
 
 class Tables:
-    """``objects.csv`` and ``coco.json`` of a folder; entered to be written, under these names only once they are whole."""
+    """``objects.csv`` and ``coco.json``, written while this is entered; under these names only once they are whole."""
 
     def __init__(self, out: Path, *, appearance_size: int) -> None:
         """Nothing is written yet.
