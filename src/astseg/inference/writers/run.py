@@ -114,43 +114,60 @@ def segment_folder(
         UserError: No images or none that can be read, an ``out`` that holds other things or lies among the images,
             a batch size below 1, something unknown to write. Nothing has been written then.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}, expected at least 1")
-    preprocess = segmenter.preprocess.instead(resize)
     given = [Path(one).expanduser() for one in ([inputs] if isinstance(inputs, str | Path) else inputs)]
-    out = Path(out).expanduser()
-    source, root = open_given(given, reading)
-    kinds = _kinds(write, of_videos=isinstance(source, VideoSource))
-    names = [source.scene_name(index) for index in range(len(source))]
-    results = result_names(names)
+    job, root = _prepared(segmenter, given, Path(out).expanduser(), batch_size, write, resize, reading)
+    out, source = job.out, job.source
     earlier = earlier_results(out)
-    _check_apart(out, given, root, names)
     about = {
         "astseg": __version__,
         "input": [str(one.absolute()) for one in given],
         "root": str(root.absolute()),
         "kind": "video" if isinstance(source, VideoSource) else "pictures",
         "precision": segmenter.pipeline.precision,
-        "preprocess": asdict(preprocess),
+        "preprocess": asdict(segmenter.preprocess.instead(resize)),
     }
-    job = _Job(segmenter, source, names, results, out, kinds, resize, batch_size)
     skipped: list[str] = []
-    with _threads(share_cores=bool(kinds)) as (readers, writers):
+    with _threads(share_cores=bool(job.kinds)) as (readers, writers):
         images = _read(source, readers, skipped, batch_size)
         first = next(images, None)
         if first is None:
-            reasons = "; ".join(skipped[:3]) + (f"; and {len(skipped) - 3} more" if len(skipped) > 3 else "")
-            named = f"'{given[0]}'" + (f" and {len(given) - 1} more" if len(given) > 1 else "")
-            raise UserError(f"none of the {len(source)} pictures in {named} can be read: {reasons}")
+            raise _none_readable(given, len(source), skipped)
         remove_results(out, earlier)
         # From now on the folder is known as ours, even if this run is interrupted.
-        write_json(out / MARK, {"complete": False, **about, "results": results})
+        write_json(out / MARK, {"complete": False, **about, "results": job.results})
         counts = job.run(itertools.chain([first], images), writers, progress)
-    write_json(out / MARK, {"complete": True, **about, **counts, "skipped": skipped, "results": results})
+    write_json(out / MARK, {"complete": True, **about, **counts, "skipped": skipped, "results": job.results})
     present = [f"{kind}/" for kind in ("masks", *KINDS, "videos") if (out / kind).is_dir()]
     return SegmentSummary(
         **counts, skipped=tuple(skipped), written=(*present, "coco.json", "objects.csv"), cropped=job.cropped
     )
+
+
+def _prepared(
+    segmenter: Segmenter,
+    given: Sequence[Path],
+    out: Path,
+    batch_size: int,
+    write: Collection[str] | None,
+    resize: str | None,
+    reading: Reading | None,
+) -> tuple[_Job, Path]:
+    """What is to be done, and the folder of the images. Raises UserError; nothing is written."""
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}, expected at least 1")
+    segmenter.preprocess.instead(resize)  # refuses an unknown mode
+    source, root = open_given(given, reading)
+    kinds = _kinds(write, of_videos=isinstance(source, VideoSource))
+    names = [source.scene_name(index) for index in range(len(source))]
+    results = result_names(names)
+    _check_apart(out, given, root, names)
+    return _Job(segmenter, source, names, results, out, kinds, resize, batch_size), root
+
+
+def _none_readable(given: Sequence[Path], total: int, skipped: Sequence[str]) -> UserError:
+    named = f"'{given[0]}'" + (f" and {len(given) - 1} more" if len(given) > 1 else "")
+    reasons = "; ".join(skipped[:3]) + (f"; and {len(skipped) - 3} more" if len(skipped) > 3 else "")
+    return UserError(f"none of the {total} pictures in {named} can be read: {reasons}")
 
 
 @dataclass
