@@ -22,6 +22,7 @@ from astseg.cli import main
 from astseg.errors import UserError
 from astseg.inference.segmenter import Segmenter
 from astseg.inference.writers import run
+from astseg.inference.writers.read_ahead import ahead
 from astseg.inference.writers.run import segment_folder
 
 NAMES = ["plain.png", "line\nbreak.png", "猫と犬.jpg", "пример.png", "a b'\"[c].png", "deep/ünder/x.png", "d,e;f.png"]
@@ -320,6 +321,7 @@ CTRL_C = """
 import os, signal, sys
 from astseg.cli import main
 from astseg.inference.writers import run
+from astseg.inference.writers.read_ahead import ahead
 
 written = []
 
@@ -358,9 +360,9 @@ def test_a_batch_is_read_ahead_and_few_large_pictures() -> None:
             yield number
 
     with ThreadPoolExecutor(2) as pool:
-        ahead = run._ahead(pool, lambda number: number, numbers(), lambda number: 8 if number < 30 else 3)
+        read = ahead(pool, lambda number: number, numbers(), lambda number: 8 if number < 30 else 3)
         given = []
-        for number in ahead:
+        for number in read:
             given.append(number)
             most = 2 if not number else 8 if number <= 35 else 3
             assert asked <= number + 1 + most

@@ -18,14 +18,13 @@ one and write the results of the one before; memory does not grow with the numbe
 from __future__ import annotations
 
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -35,6 +34,7 @@ from astseg.data.paths import open_given
 from astseg.data.sources.video import VideoSource
 from astseg.errors import UserError
 from astseg.inference.writers.folder import KINDS, MARK, earlier_results, remove_results, result_names, write_images
+from astseg.inference.writers.read_ahead import batches, read_images
 from astseg.inference.writers.tables import Tables
 from astseg.inference.writers.videos import VideoResults
 from astseg.runs.atomic import write_json
@@ -47,20 +47,13 @@ if TYPE_CHECKING:
 
 __all__ = ["SegmentSummary", "segment_folder"]
 
-_LARGEST_BATCH = 2**24
-"""Pixels of the images of a batch, whatever its size: photographs are large. About as many more are read ahead of it,
-and as many wait to be written behind it."""
-
-_AHEAD, _BEHIND = 2, 8
-"""At least so many images are read ahead, and may wait to be written, however large they are."""
+_BEHIND = 8
+"""At least so many images may wait to be written, however large they are."""
 
 _CROPPED = 0.1
 """Share of an image outside what the model sees from which on it is counted as cropped."""
 
 _USUAL = ("overlays", "backgrounds", "cutouts")
-
-T = TypeVar("T")
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -128,7 +121,7 @@ def segment_folder(
     }
     skipped: list[str] = []
     with _threads(share_cores=bool(job.kinds)) as (readers, writers):
-        images = _read(source, readers, skipped, batch_size)
+        images = read_images(source, readers, skipped, batch_size)
         first = next(images, None)
         if first is None:
             raise _none_readable(given, len(source), skipped)
@@ -198,7 +191,7 @@ class _Job:
             Tables(self.out, appearance_size=appearance_size) as tables,
             VideoResults(self.out, source, self.kinds) as videos,
         ):
-            for batch in _batches(images, self.batch_size):
+            for batch in batches(images, self.batch_size):
                 self._segment(batch, tables, videos, pool, writing)
                 if progress is not None:
                     progress(batch[-1][0] + 1, len(self.source))
@@ -284,74 +277,3 @@ def _check_apart(out: Path, given: Sequence[Path], root: Path, names: Sequence[s
         below = "" if inner == "." else f"{inner}/"
         if any(name.startswith(below) for name in names):
             raise UserError(f"'{out}' holds some of the pictures that are named: choose another, or another pattern")
-
-
-def _read(
-    source: SceneSource, readers: ThreadPoolExecutor, skipped: list[str], batch_size: int
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Images with their numbers, a batch read ahead and few where they are large; faults go to ``skipped``.
-
-    Of a video nothing is read after its first fault, and few frames are read ahead: each frame behind the fault decodes
-    the video again from its beginning.
-    """
-    at_once = 2 * _AHEAD if isinstance(source, VideoSource) else batch_size
-
-    def read(index: int) -> NDArray[np.uint8] | UserError:
-        if _video_of(source, index) in damaged:
-            return UserError("")
-        try:
-            return source.read(index)[0]
-        except UserError as error:
-            return error
-
-    def room(latest: NDArray[np.uint8] | UserError) -> int:
-        pixels = _LARGEST_BATCH if isinstance(latest, UserError) else latest.shape[0] * latest.shape[1]
-        return max(_AHEAD, min(at_once, _LARGEST_BATCH // pixels))
-
-    damaged: set[str] = set()
-    for index, result in enumerate(_ahead(readers, read, range(len(source)), room)):
-        video = _video_of(source, index)
-        if not isinstance(result, UserError):
-            if video not in damaged:
-                yield index, result
-        elif video is None or video not in damaged:
-            skipped.append(str(result) + (f" (its frames from {source.scene_name(index)} on)" if video else ""))
-            if video is not None:
-                damaged.add(video)
-
-
-def _video_of(source: SceneSource, index: int) -> str | None:
-    """The video that a frame is of, or None for images."""
-    return os.path.dirname(source.scene_name(index)) if isinstance(source, VideoSource) else None
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Item], T], items: Iterable[Item], room: Callable[[T], int]
-) -> Iterator[T]:
-    """The results in order; ``room`` of the latest says how many more are worked on meanwhile."""
-    pending: deque[Future[T]] = deque()
-    most = _AHEAD
-    for item in items:
-        pending.append(pool.submit(function, item))
-        while len(pending) > most:
-            result = pending.popleft().result()
-            most = room(result)
-            yield result
-    while pending:
-        yield pending.popleft().result()
-
-
-def _batches(
-    images: Iterable[tuple[int, NDArray[np.uint8]]], batch_size: int
-) -> Iterator[list[tuple[int, NDArray[np.uint8]]]]:
-    """Images with their numbers, ``batch_size`` at most and few where they are large."""
-    batch: list[tuple[int, NDArray[np.uint8]]] = []
-    pixels = 0
-    for index, image in images:
-        batch.append((index, image))
-        pixels += image.shape[0] * image.shape[1]
-        if len(batch) == batch_size or pixels >= _LARGEST_BATCH:
-            yield batch
-            batch, pixels = [], 0
-    if batch:
-        yield batch
