@@ -15,6 +15,7 @@ from astseg.errors import UserError
 from astseg.inference.pipeline import Pipeline
 from astseg.model.astseg import AstSeg, build
 from astseg.runs.folder import RunFolder
+from astseg.runs.info import RunInfo
 from astseg.training.logging import Reporter
 from astseg.training.loop import train
 from astseg.types import SceneArrays
@@ -91,7 +92,7 @@ def test_too_few_slots(trained: AstSeg) -> None:
 
 
 def test_an_untrained_model() -> None:
-    health, _ = examine(fresh(), scenes(20))
+    health, _ = examine(Pipeline(fresh()), scenes(20))
     assert (health.used, health.empty, health.foreground) == (0, 1, 0)
     assert {"nothing learnt", "background"} <= names(health)
     assert "no object is found in 100 % of the pictures" in words(health, "nothing learnt")
@@ -208,7 +209,7 @@ def test_the_command(trained: AstSeg, tmp_path: Path, capsys: pytest.CaptureFixt
     for number, image in enumerate(scenes(12).images):
         Image.fromarray(image).save(tmp_path / "pictures" / f"{number}.png")
     run = RunFolder(tmp_path / "run")
-    run.save_config(CONFIG, data=str(tmp_path / "pictures"), split="all", crop=None, resize="crop")
+    run.save_config(CONFIG, RunInfo("small", data=str(tmp_path / "pictures")))
     run.save_weights(trained)
     assert main.run(["health", str(run.path)]) == 0
     said = capsys.readouterr().out

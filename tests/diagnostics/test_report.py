@@ -19,6 +19,7 @@ from astseg.diagnostics.report.charts import curves, histogram, ticks
 from astseg.diagnostics.report.page import marked_options
 from astseg.model.astseg import build
 from astseg.runs.folder import RunFolder
+from astseg.runs.info import RunInfo
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = [
@@ -51,8 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.encoder.refinement.projection.bias[2:4] = -4  # type: ignore[union-attr,index,operator]
     run = RunFolder(place / "<b>run & co")
     config = Config(model=MODEL, background=BackgroundConfig(steps=30), objects=ObjectsConfig(steps=40))
-    about = {"data": str(place / "desk"), "split": "all", "crop": None, "resize": "crop", "seed": 3, "preset": "small"}
-    run.save_config(config, **about)
+    run.save_config(config, RunInfo("small", seed=3, data=str(place / "desk")))
     run.save_weights(model)
     lines = [{"phase": "background", "step": n, "seconds": n / 5, "reconstruction": 1 / n} for n in range(10, 40, 10)]
     lines += [{"phase": "objects", "step": n, "seconds": n / 3, "reconstruction": 2 / n, "miou": 0.1} for n in (10, 20)]
@@ -111,7 +111,7 @@ def test_without_labels_nothing_is_held_against_them(run: Path, tmp_path: Path) 
 
 
 def test_a_run_without_weights_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    RunFolder(tmp_path / "run").save_config(Config(model=MODEL), data="data", split="all")
+    RunFolder(tmp_path / "run").save_config(Config(model=MODEL), RunInfo("small", data="data"))
     assert main.run(["report", str(tmp_path / "run")]) == 2
     assert "has not saved any weights yet" in capsys.readouterr().err
 

@@ -143,17 +143,16 @@ def test_a_stopped_run_leaves_no_half_video(segmenter: Segmenter, tmp_path: Path
 
 
 def test_frames_of_odd_and_changing_size(tmp_path: Path) -> None:
-    video = OverlayVideo(tmp_path / "deep" / "a.mp4", rate=Fraction(30000, 1001))
-    for size in ((33, 47), (33, 47), (20, 90)):
-        video.add(np.full((*size, 3), 130, np.uint8))
-    assert not (tmp_path / "deep" / "a.mp4").exists()
-    video.close(whole=True)
+    with OverlayVideo(tmp_path / "deep" / "a.mp4", rate=Fraction(30000, 1001)) as video:
+        for size in ((33, 47), (33, 47), (20, 90)):
+            video.add(np.full((*size, 3), 130, np.uint8))
+        assert not (tmp_path / "deep" / "a.mp4").exists()
     frames, rate = frames_of(tmp_path / "deep" / "a.mp4")
     assert ([frame.shape for frame in frames], rate) == ([(34, 48, 3)] * 3, Fraction(30000, 1001))
     assert abs(int(frames[2].mean()) - 130) < 4
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
-        OverlayVideo(tmp_path / "file" / "a.mp4", rate=Fraction(9)).add(np.zeros((8, 8, 3), np.uint8))
+        OverlayVideo(tmp_path / "file" / "a.mp4", rate=Fraction(9)).__enter__()
 
 
 def test_frames_are_handed_over_as_pictures(segmented: Path, tmp_path: Path) -> None:

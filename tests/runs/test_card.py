@@ -6,21 +6,22 @@ from pathlib import Path
 from astseg.config.presets import preset
 from astseg.runs.card import write_card
 from astseg.runs.folder import RunFolder
+from astseg.runs.info import RunInfo
 
-ABOUT = {
-    "astseg": "9.8.7",
-    "preset": "small",
-    "seed": 41,
-    "data": "pictures/desk",
-    "split": ":-50",
-    "images": 123,
-    "fingerprint": "0123456789abcdef",
-}
+INFO = RunInfo(
+    preset="small",
+    seed=41,
+    data="pictures/desk",
+    split=":-50",
+    images=123,
+    fingerprint="0123456789abcdef",
+    versions={"astseg": "9.8.7"},
+)
 
 
 def card(tmp_path: Path, **values: object) -> str:
     run = RunFolder(tmp_path / "first")
-    write_card(run, preset("small"), ABOUT, values or None)
+    write_card(run, preset("small"), INFO, values or None)
     assert [path.name for path in run.path.iterdir()] == ["README.md"]
     return (run.path / "README.md").read_text()
 
@@ -37,7 +38,7 @@ def test_the_card_names_data_and_settings(tmp_path: Path) -> None:
     assert "licence" not in text.lower()
 
 
-def test_the_card_holds_figures(tmp_path: Path) -> None:
+def test_the_card_holds_metrics(tmp_path: Path) -> None:
     text = card(tmp_path, count=20, ari_fg=0.12345, miou=0.5, background_mse=None, protocol="astseg")
     assert "Measured on 20 scenes:" in text
     assert "| ari_fg | 0.1235 |\n| miou | 0.5000 |\n" in text
@@ -47,7 +48,7 @@ def test_the_card_holds_figures(tmp_path: Path) -> None:
 def test_the_card_of_restricted_weights_says_so(tmp_path: Path) -> None:
     config = preset("clevr-ct")
     run = RunFolder(tmp_path)
-    write_card(run, config, ABOUT)
+    write_card(run, config, INFO)
     assert "not for commercial use" in (tmp_path / "README.md").read_text()
-    write_card(run, replace(config, model=replace(config.model, backbone_weights=None)), ABOUT)
+    write_card(run, replace(config, model=replace(config.model, backbone_weights=None)), INFO)
     assert "not for commercial use" not in (tmp_path / "README.md").read_text()

@@ -16,6 +16,7 @@ from astseg.config import Config, ModelConfig
 from astseg.config.presets import preset
 from astseg.model.backbones import build_backbone
 from astseg.runs.folder import RunFolder, load_model
+from astseg.runs.info import RunInfo
 from astseg.runs.reference_weights import our_names, read_tensors
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -105,7 +106,7 @@ def test_golden_weights_give_golden_values(
     printed = capsys.readouterr().out
     assert "--model.slots 3 --model.appearance 8" in printed
     assert "nvidia/mit-b0" in printed and "not for commercial use" in printed
-    model, config = load_model(tmp_path / "run")
+    model, config, _ = load_model(tmp_path / "run")
     assert (config.model.backbone, config.model.background_width) == ("segformer-b0", "simple")
     assert (config.model.isotropic, config.model.transformer_layers) == (False, 2)
     assert model.renderer.background_log_activation.item() == 1
@@ -124,8 +125,8 @@ def test_golden_weights_give_golden_values(
 def test_the_run_folder_says_where_it_is_from(content: dict[str, Any], settings: Path, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "reference.pth")
     run_import(tmp_path / "reference.pth", tmp_path / "run", "--config", settings)
-    _, about = RunFolder(tmp_path / "run").load_config()
-    assert about["imported"].endswith("reference.pth")
+    _, info = RunFolder(tmp_path / "run").load_config()
+    assert info.imported == str(tmp_path / "reference.pth")
     card = (tmp_path / "run" / "README.md").read_text()
     assert "trained by the authors' program" in card
     assert "not for commercial use" in card
@@ -218,7 +219,7 @@ def test_every_kind_of_model_comes_back(kind: str, tmp_path: Path, monkeypatch: 
     size = " ".join(map(str, config.image_size))
     (tmp_path / "size.yaml").write_text(f"model: {{image_size: [{size.replace(' ', ', ')}], backbone_weights: null}}")
     assert run_import(tmp_path / "reference.pth", tmp_path / "run", "--config", tmp_path / "size.yaml") == 0
-    loaded, found = load_model(tmp_path / "run")
+    loaded, found, _ = load_model(tmp_path / "run")
     assert found.model == replace(config, reference=config.isotropic)
     images = torch.rand(1, 3, *config.image_size)
     with torch.no_grad():
@@ -308,7 +309,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_run_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    RunFolder(tmp_path / "run").save_config(Config())
+    RunFolder(tmp_path / "run").save_config(Config(), RunInfo("small"))
     assert run_import(tmp_path / "reference.pth", tmp_path / "run") == 2
     assert "holds a run already" in capsys.readouterr().err
 
@@ -320,7 +321,7 @@ def test_pickles_are_read_here_alone_and_never_run() -> None:
         for line in path.read_text(encoding="utf-8").splitlines()
         if re.search(r"torch\.load\(|pickle\.load|allow_pickle=True", line)
     ]
-    assert [name for name, _ in calls] == ["reference.py"]
+    assert [name for name, _ in calls] == ["reference_weights.py"]
     assert "weights_only=True" in calls[0][1]
 
 

@@ -1,1 +1,1 @@
-"""Does a run work? Figures without labels, in plain words, on a page."""
+"""Does a run work? Metrics that need no labels, findings in plain words, a report to open in a browser."""

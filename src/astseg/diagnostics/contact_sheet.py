@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from astseg.data.formats.png import colour_labels
 from astseg.data.resize import place
+from astseg.diagnostics.visualize import shortened
 
 __all__ = ["contact_sheet"]
 
@@ -21,11 +22,11 @@ _INK, _PAPER = (40, 40, 40), (255, 255, 255)
 def contact_sheet(
     scenes: Sequence[tuple[str, NDArray[np.uint8], NDArray[np.uint8] | None]], *, columns: int = 6
 ) -> Image.Image:
-    """Pictures in rows, their masks below them in colours, their names above them.
+    """Images in rows, their masks below them in colours, their names above them.
 
     Args:
         scenes: Name, image H x W x 3 and labels H x W or None, of any sizes; at least one.
-        columns: Pictures in a row.
+        columns: Images in a row.
     """
     columns = min(columns, len(scenes))
     lines = 2 if any(labels is not None for _, _, labels in scenes) else 1
@@ -36,19 +37,11 @@ def contact_sheet(
     font = ImageFont.load_default(size=11)
     for number, (name, image, labels) in enumerate(scenes):
         left, top = _GAP + number % columns * (CELL + _GAP), _GAP + number // columns * height
-        draw.text((left, top), _fitted(name, font), fill=_INK, font=font)
+        draw.text((left, top), shortened(name, font, CELL), fill=_INK, font=font)
         where = place((image.shape[0], image.shape[1]), (CELL, CELL), resize="letterbox")
         x, y, right, bottom = where.inner
-        pictures = [where.image(image)] + ([colour_labels(where.labels(labels))] if labels is not None else [])
-        for line, picture in enumerate(pictures):
-            shown = Image.fromarray(picture[y:bottom, x:right])
+        views = [where.image(image)] + ([colour_labels(where.labels(labels))] if labels is not None else [])
+        for line, view in enumerate(views):
+            shown = Image.fromarray(view[y:bottom, x:right])
             sheet.paste(shown, (left + x, top + _TEXT + line * (CELL + _GAP) + y))
     return sheet
-
-
-def _fitted(name: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    """The end of a name, as long as it fits above a picture."""
-    shown = name
-    while shown and font.getlength(shown if shown == name else f"…{shown}") > CELL:
-        shown = shown[1:]
-    return shown if shown == name else f"…{shown}"

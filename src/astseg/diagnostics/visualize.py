@@ -1,6 +1,6 @@
-"""Pictures that people look at: panels as in the supplement's Figures 1 to 6, overlays, label files.
+"""Images that people look at: panels as in the supplement's Figures 1 to 6.
 
-Colours are stable: label 0 is black and label k, the k-th slot, has the same colour in every picture.
+Colours are stable: label 0 is black and label k, the k-th slot, has the same colour in every image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from astseg.types import SceneOutput
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["match_colours", "panel"]
+__all__ = ["match_colours", "panel", "shortened"]
 
 _MISSED = np.array([[205] * 3, [150] * 3, [230] * 3, [120] * 3, [178] * 3], np.uint8)
 """Greys of the true objects that no slot has found."""
@@ -31,9 +31,6 @@ _INK, _PAPER = (40, 40, 40), (255, 255, 255)
 _GAP = 4
 _COMFORTABLE, _LARGEST = 128, 192
 """Sides in pixels that scenes of a panel are enlarged toward, and above which they are reduced."""
-
-
-# Panels --------------------------------------------------------------------------------------------------------------
 
 
 def panel(
@@ -45,11 +42,11 @@ def panel(
     names: Sequence[str] | None = None,
     limit: int = 8,
 ) -> Image.Image:
-    """One picture of what the model sees: a column for each scene, a row for each view of it.
+    """One image of what the model sees: a column for each scene, a row for each view of it.
 
     The rows are: input, ground truth (where labels are known; in the colours of the slots that match it best, grey
     where none does), reconstruction, segmentation, background, attention. The last shows all attention maps at once,
-    each in its slot's colour and stretched to its own largest value; those of slots that own no pixel are dimmed.
+    each in its slot's colour and stretched to its own largest value; those of slots without pixels are dimmed.
 
     Args:
         images: B x H x W x 3 uint8, or B x 3 x H x W float in [0, 1].
@@ -74,7 +71,7 @@ def panel(
         ("reconstruction", tensor_to_images(output.reconstruction[:n]), Image.Resampling.BICUBIC),
         ("segmentation", colour_labels(predicted), Image.Resampling.NEAREST),
         ("background", tensor_to_images(output.background[:n]), Image.Resampling.BICUBIC),
-        ("attention", _attention_pictures(images, output.attention[:n], predicted, cell), Image.Resampling.BICUBIC),
+        ("attention", _attention_images(images, output.attention[:n], predicted, cell), Image.Resampling.BICUBIC),
     ]
     return _sheet(rows, cell, names[:n] if names else None)
 
@@ -108,7 +105,7 @@ def _cell_size(height: int, width: int, scale: float | None) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _attention_pictures(
+def _attention_images(
     images: NDArray[np.uint8], attention: Tensor, predicted: NDArray[Any], cell: tuple[int, int]
 ) -> NDArray[np.uint8]:
     """Attention maps B x K x h x w in slot colours over a dark grey version of the images: B x cell x 3, uint8."""
@@ -122,16 +119,16 @@ def _attention_pictures(
     grey = np.stack([_resized(image, cell, Image.Resampling.BICUBIC) for image in images]).mean(axis=3, keepdims=True)
     colours = np.einsum("bkhw,kc->bhwc", strength, PALETTE[1 : k + 1].astype(float))
     total = strength.sum(axis=1)[..., None]
-    colours = colours / np.maximum(total, 1e-12)  # mean colour where several slots look
+    colours = colours / np.maximum(total, 1e-12)  # mean colour where several slots attend
     opacity = np.minimum(total, 1)
-    pictures = (1 - opacity) * 0.4 * grey + opacity * colours
-    return np.asarray(pictures.round(), np.uint8)
+    drawn = (1 - opacity) * 0.4 * grey + opacity * colours
+    return np.asarray(drawn.round(), np.uint8)
 
 
 def _sheet(
     rows: list[tuple[str, NDArray[np.uint8], Image.Resampling]], cell: tuple[int, int], names: Sequence[str] | None
 ) -> Image.Image:
-    """Titled rows of pictures, B x H x W x 3 each, on white paper."""
+    """Titled rows of images, B x H x W x 3 each, on white paper."""
     height, width = cell
     font = ImageFont.load_default(size=14)
     left = max(round(font.getlength(title)) for title, _, _ in rows) + 3 * _GAP
@@ -141,22 +138,22 @@ def _sheet(
     sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(names or ()):
-        text = _shortened(name, font, width)
+        text = shortened(name, font, width)
         draw.text((left + column * (width + _GAP) + width // 2, top // 2), text, fill=_INK, font=font, anchor="mm")
-    for row, (title, pictures, resampling) in enumerate(rows):
+    for row, (title, images, resampling) in enumerate(rows):
         y = top + row * (height + _GAP)
         draw.text((left - 2 * _GAP, y + height // 2), title, fill=_INK, font=font, anchor="rm")
-        for column, picture in enumerate(pictures):
-            sheet.paste(Image.fromarray(_resized(picture, cell, resampling)), (left + column * (width + _GAP), y))
+        for column, image in enumerate(images):
+            sheet.paste(Image.fromarray(_resized(image, cell, resampling)), (left + column * (width + _GAP), y))
     return sheet
 
 
-def _resized(picture: NDArray[np.uint8], cell: tuple[int, int], resampling: Image.Resampling) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(picture).resize((cell[1], cell[0]), resampling))
+def _resized(image: NDArray[np.uint8], cell: tuple[int, int], resampling: Image.Resampling) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(image).resize((cell[1], cell[0]), resampling))
 
 
-def _shortened(text: str, font: Any, width: int) -> str:
-    """The end of a text, as long as it fits."""
+def shortened(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
+    """The end of a text, as long as it fits into a width in pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength("…" + text) > width:

@@ -1,10 +1,10 @@
-"""Hand masks over to tools in which people mend labels or train with them: CVAT, labelme, YOLO.
+"""Masks for tools in which people correct labels or train with them: CVAT, labelme, YOLO.
 
 ::
 
     OUT/annotations.xml                                     CVAT for images 1.1
     OUT/NAME.json                                           labelme; OUT/images/NAME.png only for frames of videos
-    OUT/labels/NAME.txt, OUT/images/NAME.jpg, OUT/data.yaml     YOLO; pictures are links
+    OUT/labels/NAME.txt, OUT/images/NAME.jpg, OUT/data.yaml     YOLO; images are links
     OUT/export.json                                         which of these files are ours
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from PIL import Image
 from astseg.data.paths import open_given
 from astseg.errors import UserError
 from astseg.export.formats import cvat_image, labelme_file, yolo_lines
-from astseg.export.segmented import Picture, Segmented, relative
+from astseg.export.segmented import Segmented, SegmentedImage, relative
 from astseg.runs.atomic import write_whole
 
 if TYPE_CHECKING:
@@ -43,10 +42,10 @@ class ExportSummary:
 
     Attributes:
         out: The folder.
-        pictures: The folder of the pictures that the labels are of.
-        images: Number of pictures handed over.
+        pictures: The folder of the images that the labels are of.
+        images: Number of images exported.
         objects: Number of their objects.
-        skipped: For each picture that was left out, why, in a line that names it.
+        skipped: For each image that was left out, why, in a line that names it.
     """
 
     out: Path
@@ -71,7 +70,7 @@ def export(
         to: One of :data:`FORMATS`.
         out: Where to; None: a folder of that name in ``segmented``. Files that lie there are left alone.
         label: What the objects are called.
-        progress: Called with the number of pictures done and their total.
+        progress: Called with the number of images done and their total.
 
     Raises:
         UserError: No such folder, an unknown format, an empty label, or files in ``out`` that would be overwritten and
@@ -95,7 +94,7 @@ def export(
 
 
 class _Files:
-    """The files of an export, which a later one may replace: a mark lists them, also where this one is stopped."""
+    """The files of an export, listed in a file of its own, so that a later one may replace them."""
 
     def __init__(self, folder: Path, to: str) -> None:
         self.folder = folder
@@ -124,7 +123,7 @@ class _Files:
         self.write(_MARK, lambda part: part.write_text(text, encoding="utf-8"), listed=False)
 
     def write(self, name: str, write: Callable[[Path], object], *, listed: bool = True) -> None:
-        """Have a file written beside its place and renamed.
+        """Have a file written to a temporary name and renamed.
 
         Raises:
             UserError: It is there already and not of an earlier call, or cannot be written.
@@ -138,7 +137,7 @@ class _Files:
 
 
 class _Writer:
-    """The formats; each gives something after each picture."""
+    """The formats; each yields after each image."""
 
     def __init__(self, source: Segmented, files: _Files, label: str) -> None:
         self.images = self.objects = 0
@@ -151,81 +150,78 @@ class _Writer:
 
     def cvat(self) -> Iterator[None]:
         """One XML."""
-        with ExitStack() as stack:
-            part = self._files.folder / "annotations.xml.images"
-            self._files.folder.mkdir(parents=True, exist_ok=True)
-            stack.callback(lambda: part.unlink(missing_ok=True))
+        part = self._files.folder / "annotations.xml.images"
+        self._files.folder.mkdir(parents=True, exist_ok=True)
+        try:
             with part.open("w", encoding="utf-8") as file:
-                label = escape(self._label)
-                names = f"<meta><task><labels><label><name>{label}</name></label></labels></task></meta>"
-                file.write(
-                    f'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n  {names}\n'
-                )
-                for picture in self._pictures():
-                    file.write(cvat_image(picture, self._label) + "\n")
+                names = f"<label><name>{escape(self._label)}</name></label>"
+                file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n')
+                file.write(f"  <meta><task><labels>{names}</labels></task></meta>\n")
+                for image in self._images():
+                    file.write(cvat_image(image, self._label) + "\n")
                     yield
                 file.write("</annotations>\n")
             self._files.write("annotations.xml", lambda beside: os.replace(part, beside))
+        finally:
+            part.unlink(missing_ok=True)
 
     def labelme(self) -> Iterator[None]:
-        """A JSON a picture."""
-        for picture in self._pictures():
-            file = self._source.file_of(picture)
-            if file is None:
-                file = self._draw(picture)
+        """A JSON an image."""
+        for image in self._images():
+            file = self._source.file_of(image) or self._draw(image)
             if file is not None:
-                here = (self._files.folder / picture.result).parent
-                content = json.dumps(labelme_file(picture, self._label, relative(file, here)), indent=2)
-                self._write_text(f"{picture.result}.json", content + "\n")
+                here = (self._files.folder / image.result).parent
+                content = json.dumps(labelme_file(image, self._label, relative(file, here)), indent=2)
+                self._write_text(f"{image.result}.json", content + "\n")
             yield
 
     def yolo(self) -> Iterator[None]:
-        """A text a picture, with the picture beside it in ``images``, and ``data.yaml``."""
-        for picture in self._pictures():
-            file = self._source.file_of(picture)
+        """A text an image, with the image beside it in ``images``, and ``data.yaml``."""
+        for image in self._images():
+            file = self._source.file_of(image)
             if file is not None:
-                self._link(picture, file)
-            if file is not None or self._draw(picture) is not None:
-                self._write_text(f"labels/{picture.result}.txt", yolo_lines(picture))
+                self._link(image, file)
+            if file is not None or self._draw(image) is not None:
+                self._write_text(f"labels/{image.result}.txt", yolo_lines(image))
             yield
         # Without a path in it, folders are looked for beside the yaml.
         names = json.dumps(self._label, ensure_ascii=False)
         self._write_text("data.yaml", f"train: images\nval: images\nnames:\n  0: {names}\n")
 
-    def _pictures(self) -> Iterator[Picture]:
-        """All pictures whose names are text; they are counted."""
+    def _images(self) -> Iterator[SegmentedImage]:
+        """All images whose names are text; they are counted."""
         for index in range(len(self._source)):
-            picture = self._source[index]
-            if not picture.is_text:
-                self.skipped.append(f"'{picture.name}' has a name that is no text: rename it and segment again")
+            image = self._source[index]
+            if not image.is_text:
+                self.skipped.append(f"'{image.name}' has a name that is no text: rename it and segment again")
                 continue
             self.images += 1
-            self.objects += len(picture.objects)
-            yield picture
+            self.objects += len(image.objects)
+            yield image
 
-    def _link(self, picture: Picture, file: Path) -> None:
-        """Put a link to a picture into ``images``."""
-        name = f"images/{picture.result}{file.suffix}"
+    def _link(self, image: SegmentedImage, file: Path) -> None:
+        """Put a link to an image file into ``images``."""
+        name = f"images/{image.result}{file.suffix}"
         target = file.absolute()
         self._files.write(name, lambda part: part.symlink_to(target))
 
-    def _draw(self, picture: Picture) -> Path | None:
-        """Write a frame of a video, or a scene of a file of scenes, as a picture; None where it cannot be read."""
+    def _draw(self, image: SegmentedImage) -> Path | None:
+        """Write a frame of a video, or a scene of a file of scenes, as a PNG; None where it cannot be read."""
         if self._frames is None:
             self._frames, _ = open_given(self._source.given)
             names = (self._frames.scene_name(index) for index in range(len(self._frames)))
             self._number_of = {name: index for index, name in enumerate(names)}
         try:
-            if picture.name not in self._number_of:
-                raise UserError(f"'{picture.name}' is not there any more: put it back where it was")
-            image, _ = self._frames.read(self._number_of[picture.name])
+            if image.name not in self._number_of:
+                raise UserError(f"'{image.name}' is not there any more: put it back where it was")
+            pixels, _ = self._frames.read(self._number_of[image.name])
         except UserError as error:
             self.skipped.append(str(error))
             self.images -= 1
-            self.objects -= len(picture.objects)
+            self.objects -= len(image.objects)
             return None
-        name = f"images/{picture.result}.png"
-        self._files.write(name, lambda part: Image.fromarray(image).save(part, format="PNG", compress_level=1))
+        name = f"images/{image.result}.png"
+        self._files.write(name, lambda part: Image.fromarray(pixels).save(part, format="PNG", compress_level=1))
         return self._files.folder / name
 
     def _write_text(self, name: str, text: str) -> None:

@@ -1,11 +1,11 @@
-"""One picture as CVAT, labelme and YOLO want its objects; facts from the documentation of each.
+"""One image as CVAT, labelme and YOLO want its objects; facts from the documentation of each.
 
 - **CVAT for images 1.1**: an XML with ``polygon`` (``points="x,y;x,y"``) and ``mask`` (run lengths of 0 and 1 in turn
   along the rows of the box). A polygon has no holes and one piece: an object that has more becomes a mask, exactly.
-- **labelme**: a JSON a picture, ``shapes`` of ``points``. Pieces of an object are polygons of one ``group_id``; holes
+- **labelme**: a JSON an image, ``shapes`` of ``points``. Pieces of an object are polygons of one ``group_id``; holes
   are cut in from the outline.
-- **YOLO** (segmentation): a text file a picture, a line an object: class, then x and y of one polygon as parts of width
-  and height. Pieces and holes are joined by bridges without width.
+- **YOLO** (segmentation): a text file an image, a line an object: class, then x and y of one polygon as fractions of
+  width and height. Pieces and holes are joined by bridges without width.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from astseg.export.polygons import bridged, parts_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from astseg.export.segmented import Found, Picture
+    from astseg.export.segmented import SegmentedImage
 
 __all__ = ["cvat_image", "labelme_file", "yolo_lines"]
 
@@ -28,12 +28,12 @@ _OCCLUDED = 0.9
 """An object of less visibility is marked as occluded."""
 
 
-def cvat_image(picture: Picture, label: str) -> str:
-    """The ``image`` element of a picture."""
-    head = _element("image", id=picture.index, name=picture.name, width=picture.width, height=picture.height)
+def cvat_image(image: SegmentedImage, label: str) -> str:
+    """The ``image`` element of an image."""
+    head = _element("image", id=image.index, name=image.name, width=image.width, height=image.height)
     lines = [f"  {head}>"]
-    front = len(picture.objects)
-    for found in picture.objects:
+    front = len(image.objects)
+    for found in image.objects:
         common = {
             "label": label,
             "source": "auto",
@@ -52,42 +52,37 @@ def cvat_image(picture: Picture, label: str) -> str:
     return "\n".join([*lines, "  </image>"])
 
 
-def labelme_file(picture: Picture, label: str, image_path: str) -> dict[str, Any]:
-    """The content of the file of a picture; image_path: the picture as seen from the file."""
-    shapes = []
-    for number, found in enumerate(picture.objects, start=1):
-        parts = parts_of(found.mask)
-        for part in parts:
-            shape = {
-                "label": label,
-                "points": np.round(bridged([part]), 2).tolist(),
-                "group_id": number if len(parts) > 1 else None,
-                "description": "",
-                "shape_type": "polygon",
-                "flags": {},
-                "mask": None,
-            }
-            shapes.append(shape)
+def labelme_file(image: SegmentedImage, label: str, image_path: str) -> dict[str, Any]:
+    """The content of the file of an image; image_path: the image file as seen from there."""
+    shapes = [
+        {
+            "label": label,
+            "points": np.round(bridged([part]), 2).tolist(),
+            "group_id": number if len(parts) > 1 else None,
+            "description": "",
+            "shape_type": "polygon",
+            "flags": {},
+            "mask": None,
+        }
+        for number, parts in enumerate((parts_of(found.mask) for found in image.objects), start=1)
+        for part in parts
+    ]
     return {
         "version": "5.5.0",
         "flags": {},
         "shapes": shapes,
         "imagePath": image_path,
         "imageData": None,
-        "imageHeight": picture.height,
-        "imageWidth": picture.width,
+        "imageHeight": image.height,
+        "imageWidth": image.width,
     }
 
 
-def yolo_lines(picture: Picture) -> str:
-    """The content of the label file of a picture, in class 0; empty where it has no objects."""
-    size = np.array([picture.width, picture.height])
-    lines = [" ".join(["0", *(f"{value:.6f}" for value in (ring / size).ravel())]) for ring in _rings(picture.objects)]
-    return "".join(line + "\n" for line in lines)
-
-
-def _rings(objects: tuple[Found, ...]) -> list[NDArray[np.float64]]:
-    return [bridged(parts_of(found.mask)) for found in objects]
+def yolo_lines(image: SegmentedImage) -> str:
+    """The content of the label file of an image, in class 0; empty where it has no objects."""
+    size = np.array([image.width, image.height])
+    rings = (bridged(parts_of(found.mask)) / size for found in image.objects)
+    return "".join(" ".join(["0", *(f"{value:.6f}" for value in ring.ravel())]) + "\n" for ring in rings)
 
 
 def _row_runs(mask: NDArray[np.bool_]) -> str:

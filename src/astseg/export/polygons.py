@@ -126,13 +126,10 @@ def _distances(
     points: NDArray[np.float64], begin: NDArray[np.float64], end: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Distances of N x 2 points from the line through two others, or from the one point that both are."""
-    along = end - begin
-    length = float(np.hypot(*along))
-    if length == 0:
-        away: NDArray[np.float64] = np.linalg.norm(points - begin, axis=1)
-        return away
-    offset = points - begin
-    return np.asarray(np.abs(offset[:, 0] * along[1] - offset[:, 1] * along[0]) / length)
+    (x, y), offset = end - begin, points - begin
+    length = float(np.hypot(x, y))
+    away = np.hypot(*offset.T) if length == 0 else np.abs(offset[:, 0] * y - offset[:, 1] * x) / length
+    return np.asarray(away)
 
 
 def _area(ring: NDArray[np.float64]) -> float:

@@ -1,4 +1,4 @@
-"""What ``astseg segment`` wrote, read back picture by picture: masks from the run lengths of its COCO json."""
+"""What ``astseg segment`` wrote, read back image by image: masks from the run lengths of its COCO json."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +16,18 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Found", "Picture", "Segmented"]
+__all__ = ["SegmentedObject", "SegmentedImage", "Segmented"]
 
 
 @dataclass(frozen=True)
-class Found:
+class SegmentedObject:
     """One object.
 
     Attributes:
         mask: H x W.
         box: (x, y, width, height).
         order: 0 for the front-most.
-        visibility: Share of it that nothing hides.
+        visibility: Fraction of it that nothing hides.
     """
 
     mask: NDArray[np.bool_]
@@ -38,8 +37,8 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture.
+class SegmentedImage:
+    """One image.
 
     Attributes:
         index: Its number in the json, from 0.
@@ -55,7 +54,7 @@ class Picture:
     result: str
     height: int
     width: int
-    objects: tuple[Found, ...]
+    objects: tuple[SegmentedObject, ...]
 
     @property
     def is_text(self) -> bool:
@@ -84,7 +83,6 @@ class Segmented:
         annotations: dict[int, list[dict[str, Any]]] = defaultdict(list)
         try:
             self.root, self.given = Path(about["root"]), [str(one) for one in about["input"]]
-            self.of_videos = about["kind"] == "video"
             for annotation in content["annotations"]:
                 annotations[annotation["image_id"]].append(annotation)
             self._entries = [(image, annotations[image["id"]]) for image in content["images"]]
@@ -92,43 +90,39 @@ class Segmented:
             raise self._broken(error) from None
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self._entries)
 
-    def __getitem__(self, index: int) -> Picture:
-        """A picture with its masks. Raises UserError where the json is broken."""
+    def __getitem__(self, index: int) -> SegmentedImage:
+        """An image with its masks. Raises UserError where the json is broken."""
         image, annotations = self._entries[index]
         try:
             height, width, name = int(image["height"]), int(image["width"]), str(image["file_name"])
             mask = PurePosixPath(image["mask"]).with_suffix("")
             result = str(mask.relative_to("masks"))
-            objects = tuple(_found(annotation, height, width) for annotation in annotations)
+            objects = tuple(_object(annotation, height, width) for annotation in annotations)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise self._broken(error) from None
         if mask.is_absolute() or ".." in mask.parts:
             raise self._broken(ValueError(f"mask '{mask}' leads out of the folder"))
-        return Picture(index, name, result, height, width, objects)
+        return SegmentedImage(index, name, result, height, width, objects)
 
-    def file_of(self, picture: Picture) -> Path | None:
-        """The file of a picture, or None where it is a frame of a video, or not there any more."""
-        file = self.root / picture.name
+    def file_of(self, image: SegmentedImage) -> Path | None:
+        """The file of an image, or None where it is a frame of a video, or not there any more."""
+        file = self.root / image.name
         return file if file.is_file() else None
-
-    @cached_property
-    def names(self) -> list[str]:
-        """Names of all pictures, as the source that they came from has them."""
-        return [str(image["file_name"]) for image, _ in self._entries]
 
     def _broken(self, error: Exception) -> UserError:
         file = self.folder / "coco.json"
         return UserError(f"'{file}' or segment.json is broken ({type(error).__name__}: {error}): segment again")
 
 
-def _found(annotation: dict[str, Any], height: int, width: int) -> Found:
-    runs = annotation["segmentation"]["counts"]
+def _object(annotation: dict[str, Any], height: int, width: int) -> SegmentedObject:
     x, y, across, down = (int(value) for value in annotation["bbox"])
-    mask = mask_from_runs(runs_from_text(runs), height, width)
-    return Found(mask, (x, y, across, down), int(annotation.get("order", 0)), float(annotation.get("visibility", 1)))
+    mask = mask_from_runs(runs_from_text(annotation["segmentation"]["counts"]), height, width)
+    return SegmentedObject(
+        mask, (x, y, across, down), int(annotation.get("order", 0)), float(annotation.get("visibility", 1))
+    )
 
 
 def _json(file: Path) -> dict[str, Any]:

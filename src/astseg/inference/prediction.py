@@ -1,8 +1,8 @@
-"""From the model's output to what a user wants of it: a label map, a list of objects, layers, at the picture's size.
+"""From the model's output to what a user wants of it: a label map, a list of objects, layers, at the image's own size.
 
-What pixels belong to is enlarged smoothly and compared at the picture's own size, so that outlines are smooth instead
-of enlarged pixels. Source of what decides a pixel: the supplement's Algorithm 2, and :mod:`astseg.inference.mask_posterior`;
-boxes and visibility are ours.
+The responsibilities of the layers for each pixel are upsampled smoothly and compared at the image's own size, so that
+outlines are smooth instead of enlarged pixels. Source of the responsibilities: the supplement's Algorithm 2, and
+:mod:`astseg.inference.mask_posterior`; boxes and visibility are ours.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ __all__ = ["Drawing", "ObjectPrediction", "Prediction", "may_own_pixels", "predi
 
 @dataclass(frozen=True, eq=False)
 class ObjectPrediction:
-    """One object of a picture. Lengths are in pixels of the picture, x to the right and y down.
+    """One object of an image. Lengths are in pixels of the image, x to the right and y down.
 
     Attributes:
-        id: Its label in the label map: the number of its slot, from 1 to K. A slot keeps its colour in all pictures.
+        id: Its label in the label map: the number of its slot, from 1 to K. A slot keeps its colour in all images.
         position: (x, y) of its centre as the model has it, in pixel indices: (0, 0) is the middle of the first pixel.
         box: (x, y, width, height), the smallest that holds all of its pixels in the label map.
-        scale: Inverse scale along x and y: its glimpse covers 1 / scale of the picture's width and height.
+        scale: Inverse scale along x and y: its glimpse covers 1 / scale of the image's width and height.
         activation: Its log activation less the background's (whose mean is taken where each pixel has its own). Where
             its mask is 1, it hides the background if this is above 0, and of two objects the larger one is in front. At
             least 4 where proposals moved it (:mod:`astseg.inference.proposals`): equal ones say nothing of the order.
         area: Number of its pixels in the label map, at least 1.
-        order: 0 for the front-most object of the picture, then 1, 2, ... by falling activation, equal ones by slot.
+        order: 0 for the front-most object of the image, then 1, 2, ... by falling activation, equal ones by slot.
         visibility: Its area divided by the area it would have if it were the only object, in (0, 1].
-        score: How sure its pixels are: the mean share that its layer has in them, in (0, 1].
+        score: How sure its pixels are: the mean responsibility of its layer for them, in (0, 1].
         appearance: Z numbers, float32, what it looks like (z_what).
     """
 
@@ -61,7 +61,7 @@ class ObjectPrediction:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What the renderer drew of a picture, at the model's size, uint8.
+    """What the renderer drew of an image, at the model's size, uint8.
 
     Attributes:
         background: H x W x 3.
@@ -76,13 +76,13 @@ class Drawing:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What the model says of one picture, everything at the picture's own size, H x W.
+    """What the model says of one image, everything at the image's own size, H x W.
 
     Attributes:
         labels: H x W, int32: 0 for the background, otherwise the ``id`` of an object.
-        objects: The objects that own at least one pixel, front-most first.
-        drawing: What :attr:`background`, :attr:`reconstruction` and :attr:`layers` are enlarged from.
-        placement: Where the picture lay in what the model saw; what was cropped off is background, and black.
+        objects: The objects with at least one pixel in the label map, front-most first.
+        drawing: What :attr:`background`, :attr:`reconstruction` and :attr:`layers` are upsampled from.
+        placement: Where the image lay in what the model saw; what was cropped off is background, and black.
     """
 
     labels: NDArray[np.int32]
@@ -92,19 +92,19 @@ class Prediction:
 
     @cached_property
     def background(self) -> NDArray[np.uint8]:
-        """H x W x 3, uint8: the picture without its objects."""
+        """H x W x 3, uint8: the image without its objects."""
         return self.placement.restore(self.drawing.background, smooth=True)
 
     @cached_property
     def reconstruction(self) -> NDArray[np.uint8]:
-        """H x W x 3, uint8: the picture as the model draws it."""
+        """H x W x 3, uint8: the image as the model draws it."""
         return self.placement.restore(self.drawing.reconstruction, smooth=True)
 
     @cached_property
     def layers(self) -> NDArray[np.uint8]:
         """N x H x W x 4, uint8 RGBA: each object alone, in the order of ``objects``, hidden parts included.
 
-        Laid over the background, a layer gives the picture of that object as the only one.
+        Laid over the background, a layer gives the image with that object as the only one.
 
         Raises:
             UserError: The prediction was made without layers.
@@ -124,20 +124,21 @@ def predictions_from(
     """Predictions for a batch, one at a time.
 
     Args:
-        output: The model's output for B images. Its layers may be missing, as may those of objects that own no pixel.
-        placements: Where the pictures lie in what the model saw, B of them.
+        output: The model's output for B images. Its layers may be missing, as may those of objects without any pixel.
+        placements: Where the images lie in what the model saw, B of them.
         background_activation: Log alpha_0, the mean of it where each pixel has its own.
     """
-    weights, ownership = output.weights.float().cpu(), output.responsibilities.float().cpu()
+    weights, responsibilities = output.weights.float().cpu(), output.responsibilities.float().cpu()
     activation = (output.latents.log_activation - background_activation).float().cpu().numpy()
     for index, where in enumerate(placements):
         left, top, right, bottom = where.inner
-        shown, owned = (one[index, :, top:bottom, left:right] for one in (weights, ownership))
-        labels, masks = _masks(shown, owned, where.box_size, order=np.argsort(-activation[index], kind="stable"))
+        inside = (index, slice(None), slice(top, bottom), slice(left, right))
+        order = np.argsort(-activation[index], kind="stable")
+        labels, masks = _masks(weights[inside], responsibilities[inside], where.box_size, order)
         slots = [mask.slot for mask in masks]
         objects = tuple(
-            _object(output, index, order, mask, where, float(activation[index, mask.slot]))
-            for order, mask in enumerate(masks)
+            _object(output, index, place, mask, where, float(activation[index, mask.slot]))
+            for place, mask in enumerate(masks)
         )
         drawing = Drawing(
             tensor_to_images(output.background[index]),
@@ -148,16 +149,16 @@ def predictions_from(
 
 
 def may_own_pixels(weights: Tensor) -> Tensor:
-    """Which objects can own a pixel at any size, B x K; weights, or ownership: B x L x H x W.
+    """Which objects can have a pixel at any size, B x K, by layer weights or responsibilities B x L x H x W.
 
-    The largest of L numbers that sum to one is at least 1 / L, enlarged or not.
+    The largest of L numbers that sum to one is at least 1 / L, upsampled or not.
     """
     return weights[:, 1:].amax(dim=(2, 3)) >= 1 / weights.shape[1]
 
 
 @dataclass(frozen=True)
 class _Mask:
-    """The pixels of one object, in the part of the picture that the model saw."""
+    """The pixels of one object, in the part of the image that the model saw."""
 
     slot: int
     box: tuple[int, int, int, int]
@@ -167,24 +168,24 @@ class _Mask:
 
 
 def _masks(
-    weights: Tensor, ownership: Tensor, size: tuple[int, int], order: NDArray[np.intp]
+    weights: Tensor, responsibilities: Tensor, size: tuple[int, int], order: NDArray[np.intp]
 ) -> tuple[NDArray[np.int32], list[_Mask]]:
-    """Weights and ownership L x h x w -> labels of the layers that own each pixel of another size (ties: the first).
+    """Weights and responsibilities L x h x w -> the label of each pixel of another size (ties: the first layer).
 
-    One layer is enlarged at a time and only where it is not zero, so that large pictures need no L times their memory.
+    One layer is upsampled at a time and only where it is not zero, so that large images need no L times their memory.
 
     Returns:
-        Labels of that size; and the objects that own some, slots in the given order.
+        Labels of that size; and the objects with some of them, slots in the given order.
     """
     everywhere: Window = (slice(None), slice(None))
     labels = torch.zeros(size, dtype=torch.int32)
-    best = enlarged(ownership[0], size, everywhere, everywhere)
+    best = enlarged(responsibilities[0], size, everywhere, everywhere)
     windows: dict[int, tuple[Window, Window]] = {}
-    for slot in may_own_pixels(ownership[None])[0].nonzero().flatten().tolist():
+    for slot in may_own_pixels(responsibilities[None])[0].nonzero().flatten().tolist():
         inner, outer = windows[slot] = window_of(weights[slot + 1], size)
-        share, rival = enlarged(ownership[slot + 1], size, inner, outer), best[outer]
-        labels[outer][share > rival] = slot + 1
-        torch.maximum(rival, share, out=rival)
+        own, rival = enlarged(responsibilities[slot + 1], size, inner, outer), best[outer]
+        labels[outer][own > rival] = slot + 1
+        torch.maximum(rival, own, out=rival)
     found = [(slot, *windows[slot]) for slot in order.tolist() if slot in windows]
     masks = [_mask(weights, size, labels, best, *each) for each in found]
     return np.asarray(labels.numpy(), np.int32), [mask for mask in masks if mask is not None]
@@ -212,11 +213,11 @@ def _mask(
 def _object(
     output: SceneOutput, index: int, order: int, mask: _Mask, where: Placement, activation: float
 ) -> ObjectPrediction:
-    """Object ``order`` of image ``index`` of a batch, in the picture's own pixels."""
+    """Object ``order`` of image ``index`` of a batch, in the image's own pixels."""
     left, top, right, bottom = where.inner
     latents = output.latents
     position, scale = (one[index, mask.slot].float().cpu().numpy() for one in (latents.position, latents.scale))
-    across, down = where.box_size[1] / (right - left), where.box_size[0] / (bottom - top)  # picture over frame pixels
+    across, down = where.box_size[1] / (right - left), where.box_size[0] / (bottom - top)  # image over frame pixels
     column, row = (position + 1) / 2 * where.frame[::-1]
     return ObjectPrediction(
         id=mask.slot + 1,

@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 __all__ = ["Tracker"]
 
 _COLOUR_WEIGHT = 3.0
-_LIMIT = 3.5
-"""The largest cost of taking two sightings for one object."""
+_COST_LIMIT = 3.5
+"""The largest cost of matching a sighting with a track."""
 
 _FURTHEST = 2.0
 """Diameters; whatever is further away is equally far: an object that comes out from behind another is anywhere near."""
 
-_SPEED_RATE, _COLOUR_RATE = 0.3, 0.2
-"""How much of what is seen now goes into the running means."""
+_SPEED_WEIGHT, _LOOKS_WEIGHT = 0.3, 0.2
+"""Weights of the present frame in the running means."""
 
-_LONGEST_WAY = 5
+_LONGEST_EXTRAPOLATION = 5
 """Frames for which an object that is not seen goes on at its speed."""
 
 
@@ -61,12 +61,12 @@ class _Track:
     age: int = 0
 
     def follow(self, seen: _Sighting) -> None:
-        """Take over what is seen now; the less of an object is visible, the less its looks count."""
-        self.velocity += _SPEED_RATE * ((seen.position - self.position) / (self.age + 1) - self.velocity)
+        """Update with the present frame; the less of an object is visible, the less its looks count."""
+        self.velocity += _SPEED_WEIGHT * ((seen.position - self.position) / (self.age + 1) - self.velocity)
         self.position = seen.position
-        rate = _COLOUR_RATE * seen.visibility
-        self.colour = self.colour + rate * (seen.colour - self.colour)
-        self.diameter += rate * (seen.diameter - self.diameter)
+        weight = _LOOKS_WEIGHT * seen.visibility
+        self.colour = self.colour + weight * (seen.colour - self.colour)
+        self.diameter += weight * (seen.diameter - self.diameter)
         self.age = 0
 
 
@@ -106,8 +106,8 @@ class Tracker:
         for track in self._tracks:
             track.age += 1
         if costs.size:
-            for row, column in zip(*linear_sum_assignment(np.minimum(costs, _LIMIT)), strict=True):
-                if costs[row, column] < _LIMIT:
+            for row, column in zip(*linear_sum_assignment(np.minimum(costs, _COST_LIMIT)), strict=True):
+                if costs[row, column] < _COST_LIMIT:
                     self._tracks[row].age -= 1
                     self._tracks[row].follow(sightings[column])
                     ids[column] = self._tracks[row].id
@@ -123,9 +123,9 @@ class Tracker:
     def _cost(self, track: _Track, seen: _Sighting) -> float:
         """How far apart in diameters, and how unlike in typical differences between two objects of one frame.
 
-        That unit of colour makes grey pictures and gaudy ones the same to the limit.
+        With that unit of colour the limit means the same for grey images and for colourful ones.
         """
-        expected = track.position + track.velocity * min(track.age + 1, _LONGEST_WAY)
+        expected = track.position + track.velocity * min(track.age + 1, _LONGEST_EXTRAPOLATION)
         distance = float(np.linalg.norm(seen.position - expected)) / track.diameter / (1 + 0.05 * track.age)
         typical = self._differences / self._pairs if self._pairs else np.inf
         unlike = float(np.linalg.norm(seen.colour - track.colour)) / max(typical, 1e-3)

@@ -1,6 +1,6 @@
-"""Maps at the model's size to the picture's own size, smoothly, and only where they are not zero.
+"""Maps at the model's size to the image's own size, smoothly, and only where they are not zero.
 
-An object covers a part of the picture and its weight is exactly zero elsewhere, so that a window of it is enlarged by
+An object covers a part of the image and its weight is exactly zero elsewhere, so that a window of it is enlarged by
 two small matrix products. The numbers are those of bilinear interpolation, averaged where it shrinks.
 """
 
@@ -24,7 +24,7 @@ def window_of(weight: Tensor, size: tuple[int, int]) -> tuple[Window, Window]:
     """Where a map h x w is not zero, and what that reaches at another size (H, W).
 
     Returns:
-        The window of the map and the window of the enlarged map; whatever lies outside is zero there. Both are empty
+        The window of the map and the window of the upsampled map; whatever lies outside is zero there. Both are empty
         for a map of zeros.
     """
     some = (weight != 0).numpy()

@@ -1,7 +1,7 @@
-"""Files that outlive a power cut: written beside their place, on the disk before they are renamed, checked when read.
+"""Files that are there whole or not at all: written to a temporary name, then renamed.
 
-A rename is whole at any time for other programs. For a machine that stops it is so only if the bytes of the file were
-on the disk before its new name was, and the name itself is there once the folder is.
+For other programs a rename is whole at any time. For a machine that loses power it is so only if the bytes of the file
+were on the disk (fsync) before its new name was; ``durable`` writes see to that, and bring the folder to the disk too.
 """
 
 from __future__ import annotations
@@ -9,18 +9,80 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from astseg.errors import UserError
 
-__all__ = ["BrokenFileError", "cannot_write", "read", "sync", "write_durably", "write_json", "write_whole"]
+__all__ = [
+    "BrokenFileError",
+    "atomic_path",
+    "cannot_write",
+    "read",
+    "sync",
+    "write_durably",
+    "write_json",
+    "write_whole",
+    "writing_errors",
+]
 
 
 class BrokenFileError(Exception):
     """A file that is truncated, changed or of another kind; the text says what is wrong, without the file's name."""
+
+
+@contextmanager
+def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """A temporary name beside ``path``, renamed to it at the end; after an exception nothing is left of it.
+
+    Args:
+        path: The file; its folder is made.
+        durable: Whether it must outlive a power cut.
+
+    Raises:
+        UserError: It cannot be made there; what lay there before is untouched. Exceptions of the block stay as they
+            are: see :func:`writing_errors`.
+    """
+    part = path.with_name(path.name + ".part")
+    made = [folder for folder in path.parents if not folder.exists()]  # innermost first
+    try:
+        with writing_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        with writing_errors(path):
+            if durable:
+                sync(part)
+            os.replace(part, path)
+            if durable:
+                sync(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        for folder in made:
+            with suppress(OSError):  # not empty, or never made
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def writing_errors(path: Path) -> Iterator[None]:
+    """Turns the OSErrors of the block, in which ``path`` is written, into UserErrors."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Have ``write`` write a file under the temporary name that it is given, then rename it; its folder is made.
+
+    Raises:
+        UserError: It cannot be written there; what lay there before is untouched.
+    """
+    with atomic_path(path) as part, writing_errors(path):
+        write(part)
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -29,57 +91,8 @@ def write_durably(path: Path, content: bytes) -> None:
     Raises:
         UserError: It cannot be written there; what lay there before is untouched.
     """
-    part = path.with_name(path.name + ".part")
-    made = [folder for folder in path.parents if not folder.exists()]  # innermost first
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(content)
-            sync(part)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-        sync(path.parent)
-    except OSError as error:
-        for folder in made:
-            with suppress(OSError):  # not empty, or never made
-                folder.rmdir()
-        raise cannot_write(path, error) from error
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Have a file written beside its place and renamed, so that what lies there is whole; its folder is made.
-
-    Raises:
-        UserError: The file cannot be written there.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write(part)
-            os.replace(part, path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise UserError(
-            f"'{path}' cannot be written ({error.strerror}): choose another folder or free space"
-        ) from error
-
-
-def cannot_write(path: Path, error: OSError) -> UserError:
-    """The line for a file or folder that cannot be written."""
-    return UserError(f"'{path}' cannot be written ({error.strerror}): choose another folder or free space")
-
-
-def sync(path: Path) -> None:
-    """Have a file's bytes, or a folder's names, on the disk before anything else happens. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with atomic_path(path, durable=True) as part, writing_errors(path):
+        part.write_bytes(content)
 
 
 def write_json(file: Path, values: Any) -> None:
@@ -89,6 +102,21 @@ def write_json(file: Path, values: Any) -> None:
         UserError: The file cannot be written there.
     """
     write_durably(file, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """The error for a file or folder that cannot be written."""
+    reason = error.strerror or error
+    return UserError(f"'{path}' cannot be written ({reason}): choose another folder or free space")
+
+
+def sync(path: Path) -> None:
+    """Have a file's bytes, or a folder's names, on the disk before anything else happens. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read(path: Path) -> bytes:

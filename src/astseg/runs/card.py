@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from astseg.runs.folder import RunFolder
-from astseg.runs.info import RunInfo
 from astseg.config import Config
 from astseg.model.backbones.segformer import licence_notice
 from astseg.runs.atomic import write_whole
+from astseg.runs.folder import RunFolder
+from astseg.runs.info import RunInfo
 
 __all__ = ["write_card"]
 
@@ -27,16 +27,14 @@ def _origin(info: RunInfo) -> list[str]:
     return [f"{what}, trained by astseg on images alone.", "", f"- data: {info.data} ({info.split}), {images}"]
 
 
-def write_card(
-    run: RunFolder, config: Config, info: RunInfo, metrics: Mapping[str, Any] | None = None
-) -> None:
+def write_card(run: RunFolder, config: Config, info: RunInfo, metrics: Mapping[str, Any] | None = None) -> None:
     """Write the card.
 
     Args:
         run: The run folder.
         config: Its settings.
         info: What it learnt from.
-        metrics: Figures of an evaluation, where there is one.
+        metrics: Of an evaluation, where there is one.
     """
     model, objects = config.model, config.objects
     notice = licence_notice(model.backbone_weights)
@@ -49,11 +47,12 @@ def write_card(
         f" backbone {model.backbone},"
         f" refinement {model.refinement}, background {model.background_width} ({model.background_form})",
         f"- background {config.background.steps} steps, objects {objects.steps} steps ({objects.scenario}),"
-        f" batch {objects.batch}, learning rate {objects.learning_rate:g}, guidance {objects.pseudo_label_weight:g}",
+        f" batch {objects.batch}, learning rate {objects.learning_rate:g},"
+        f" pseudo-label weight {objects.pseudo_label_weight:g}",
         *([f"- {notice}"] if notice else []),
         "",
         "Every setting is in `config.json`"
-        + ("." if info.imported else ", every number of the training in `log.jsonl`, pictures in `panels/`."),
+        + ("." if info.imported else ", every number of the training in `log.jsonl`, images in `panels/`."),
         "",
         "```python",
         "from astseg import Segmenter",
@@ -65,5 +64,5 @@ def write_card(
     ]
     if metrics:
         rows = [f"| {name} | {value:.4f} |" for name, value in metrics.items() if isinstance(value, float)]
-        lines += [f"Measured on {metrics.get('count')} scenes:", "", "| figure | mean |", "|-|-|", *rows, ""]
+        lines += [f"Measured on {metrics.get('count')} scenes:", "", "| metric | mean |", "|-|-|", *rows, ""]
     write_whole(run.path / "README.md", lambda part: part.write_text("\n".join(lines)))

@@ -8,36 +8,35 @@
     RUN/training_state.before/  the state before that one
     RUN/log.jsonl               every number of the training, a line a step
     RUN/metrics.json            the last evaluation
-    RUN/panels/                 pictures, written during training too
-    RUN/divergence/                batches whose losses were not finite, if there were any
+    RUN/panels/                 images of what the model does, written during training too
+    RUN/divergence/             batches whose losses were not finite, if there were any
     RUN/README.md               the card: what this is and how to use it
 
-Files are written beside their place, brought to the disk and renamed, so that what lies there is whole
-(:mod:`astseg.runs.tensors`, :mod:`astseg.runs.states`).
+Files are written to a temporary name, brought to the disk and renamed, so that what lies there is whole
+(:mod:`astseg.runs.atomic`, :mod:`astseg.runs.states`).
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from astseg.config import Config, from_dict, to_dict
 from astseg.config.device import default_device, resolved
-from astseg.runs.atomic import BrokenFileError, cannot_write, sync, write_durably, write_json
-from astseg.runs.tensors import header, save_tensors
-from astseg.runs.info import RunInfo
-from astseg.runs.migrate import FORMAT, migrated, migrated_phase
-from astseg.runs.lock import LOCK_NAME, FolderLock
-from astseg.model.astseg import AstSeg, build
-from astseg.runs.states import PHASES, StateStore, TrainingState, load_weights
 from astseg.errors import UserError
+from astseg.model.astseg import AstSeg, build
+from astseg.runs.atomic import sync, write_durably, write_json, writing_errors
+from astseg.runs.info import RunInfo
+from astseg.runs.lock import LOCK_NAME, FolderLock
+from astseg.runs.migrate import FORMAT, migrated, migrated_phase
+from astseg.runs.states import PHASES, StateStore, TrainingState, load_weights
+from astseg.runs.tensors import save_tensors
 
 __all__ = ["RunFolder", "TrainingState", "load_model"]
 
@@ -45,14 +44,10 @@ SAME_NUMBERS = ("cuda_graphs",)
 """Settings that a run may go on with otherwise, since they change how fast a step is and not what it does."""
 
 
-def _warn(line: str) -> None:
-    warnings.warn(line, stacklevel=5)  # the caller of `load_state` or `restore`
-
-
 class RunFolder:
     """The files of one run; made when first written to."""
 
-    def __init__(self, path: Path, *, tell: Callable[[str], None] = _warn) -> None:
+    def __init__(self, path: Path, *, tell: Callable[[str], object] = warnings.warn) -> None:
         """Take a folder, which may not exist yet.
 
         Args:
@@ -95,7 +90,7 @@ class RunFolder:
             info = RunInfo.from_dict(values.pop("run"))
             missing = [name for name in ("model", "background", "objects") if name not in values]
             if missing:
-                raise KeyError(missing[0])
+                raise ValueError(f"it lacks '{missing[0]}'")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"'{file}' is broken ({error}): restore it or train again") from None
         return from_dict(values), info
@@ -171,7 +166,7 @@ class RunFolder:
 
     def save_weights(self, model: nn.Module) -> None:
         """Write ``model.safetensors``."""
-        save_tensors(self.path / "model.safetensors", model.state_dict(), {})
+        save_tensors(self.path / "model.safetensors", model.state_dict())
 
     def save_state(self, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         """Write ``training_state/``, whole or not at all; first the log of the steps before it is on the disk.
@@ -179,11 +174,9 @@ class RunFolder:
         Raises:
             UserError: It cannot be written; the states that were there are untouched.
         """
-        try:
+        with writing_errors(self.log_path):
             if self.log_path.exists():
                 sync(self.log_path)
-        except OSError as error:
-            raise cannot_write(self.log_path, error) from error
         self.states.save(state, model, optimizer)
 
     def load_state(self) -> TrainingState | None:
@@ -210,16 +203,15 @@ class RunFolder:
         for line in self.log_path.read_text(errors="replace").splitlines():
             try:
                 entry = json.loads(line)
-                is_told = (_loop(migrated_phase(entry["phase"])), entry["step"]) <= (_loop(phase), step)
+                if (_loop(migrated_phase(entry["phase"])), entry["step"]) <= (_loop(phase), step):
+                    kept.append(line + "\n")
             except (ValueError, KeyError, TypeError, RecursionError):  # the run was killed while it wrote this line
                 continue
-            if is_told:
-                kept.append(line + "\n")
         write_durably(self.log_path, "".join(kept).encode())
 
 
 def _loop(phase: str) -> int:
-    """Which loop a phase belongs to; steps are counted through guided, objects and joint, whose order says nothing."""
+    """Which loop a phase belongs to: 0, the background's, or 1, that of all other phases, which count steps in one."""
     return min(PHASES.index(phase), 1)
 
 

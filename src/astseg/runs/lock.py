@@ -9,19 +9,19 @@ import socket
 from pathlib import Path
 from types import TracebackType
 
-from astseg.runs.atomic import cannot_write
 from astseg.errors import UserError
+from astseg.runs.atomic import cannot_write
 
 __all__ = ["LOCK_NAME", "FolderLock"]
 
 LOCK_NAME = ".lock"
 
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-"""What file systems say that know no locks: there a run goes on without one."""
+"""Errors of file systems without locks: there a run goes on without one."""
 
 
 class FolderLock:
-    """Holds a folder for this process. The system lets go of it when the process ends, however it ends."""
+    """Holds a folder for this process. The system releases it when the process ends, however it ends."""
 
     def __init__(self, folder: Path) -> None:
         """Nothing is held yet."""
@@ -38,34 +38,34 @@ class FolderLock:
         try:
             self.made = not self.folder.exists()
             self.folder.mkdir(parents=True, exist_ok=True)
-            while not self._taken():
+            while not self._acquired():
                 pass
             os.truncate(self.descriptor, 0)
             os.pwrite(self.descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         except OSError as error:
-            self._let_go()
+            self._release()
             raise cannot_write(self.folder, error) from error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go, and remove the folder if it was made here and nothing came into it."""
+        """Release the folder, and remove it if it was made here and nothing came into it."""
         (self.folder / LOCK_NAME).unlink(missing_ok=True)
-        self._let_go()
+        self._release()
         if self.made and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
-    def _taken(self) -> bool:
+    def _acquired(self) -> bool:
         """Try once; False if the file was removed by its former holder meanwhile."""
         file = self.folder / LOCK_NAME
-        self._let_go()
+        self._release()
         self.descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(self.descriptor, 200, 0).decode(errors="replace") or "another process"
-            self._let_go()
+            self._release()
             raise UserError(
                 f"'{self.folder}' is being trained by {holder}: wait for it, stop it, or choose another folder"
             ) from None
@@ -77,7 +77,7 @@ class FolderLock:
         except FileNotFoundError:
             return False
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         if self.descriptor >= 0:
             os.close(self.descriptor)
         self.descriptor = -1

@@ -44,13 +44,17 @@ def migrated(values: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"format is {version!r}, expected a whole number from 1")
     if version >= FORMAT:
         return dict(values)
-    parts: dict[str, dict[str, Any]] = {"inference": {}}
-    for part in PARTS:
-        for name, value in values.get(part, {}).items():
+    parts: dict[str, Any] = {}
+    for part in (name for name in PARTS if name in values):
+        if not isinstance(values[part], Mapping):  # refused later, by the check of every setting
+            parts[part] = values[part]
+            continue
+        parts.setdefault(part, {})
+        for name, value in values[part].items():
             old = f"{part}.{name}"
             new_part, new_name = SETTINGS.get(old, old).split(".")
-            known = VALUES.get(old, {})
-            parts.setdefault(new_part, {})[new_name] = known.get(value, value) if isinstance(value, str) else value
+            renamed = VALUES.get(old, {}).get(value, value) if isinstance(value, str) else value
+            parts.setdefault(new_part, {})[new_name] = renamed
     about = {name: value for name, value in values.items() if name not in (*PARTS, "format")}
     info = {
         "preset": about.get("preset", "small"),

@@ -5,8 +5,8 @@ background generator). Its file is a pickle; this module alone reads one, and pl
 (``weights_only=True``). How the file nests its parts does not matter: tensors are found by the names of their modules.
 Names of Segformer's layers may be those of today's ``transformers`` or those of the release of 2022.
 
-What a file's shapes tell is taken from there: backbone, K, Z, scale mode, transformer, width of the background. What
-they do not tell (attention heads, range of the scales, image size where there is no position map) is the preset's.
+What a file's shapes say is taken from there: backbone, K, Z, scale mode, transformer, width of the background. What
+they do not say (attention heads, range of the scales, image size where there is no position map) is the preset's.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from astseg.config import Config, ModelConfig
+from astseg.errors import UserError
+from astseg.model.astseg import AstSeg, build
+from astseg.model.backbones.segformer import MIX_TRANSFORMERS
+from astseg.model.background import channel_tables
+from astseg.model.renderer import glimpse_channels
 from astseg.runs.card import write_card
 from astseg.runs.folder import RunFolder
 from astseg.runs.info import RunInfo
-from astseg.config import Config, ModelConfig
-from astseg.model.background import channel_tables
-from astseg.model.renderer import glimpse_channels
-from astseg.model.astseg import AstSeg, build
-from astseg.model.backbones.segformer import MIX_TRANSFORMERS
-from astseg.errors import UserError
 
 __all__ = ["import_reference", "infer_model", "our_names", "read_tensors"]
 
@@ -78,7 +78,7 @@ def import_reference(file: Path, out: Path, config: Config, *, preset: str, back
     Args:
         file: The reference's ``.pth`` file.
         out: Run folder to make.
-        config: What the file's shapes do not tell.
+        config: What the file's shapes do not say.
         preset: Name of that preset, for the record.
         background: Another file for the background's encoder and generator.
 
@@ -94,15 +94,15 @@ def import_reference(file: Path, out: Path, config: Config, *, preset: str, back
         raise UserError(f"'{out}' holds a run already: choose another folder")
     files = [file] if background is None else [file, background]
     found: Tensors = {}
-    told = " and ".join(f"'{one}'" for one in files)
+    label = " and ".join(f"'{one}'" for one in files)
     try:
         for one in files:
             found |= our_names(read_tensors(one))
-        config = replace(config, model=infer_model(found, config.model, told=told))
+        config = replace(config, model=infer_model(found, config.model, label=label))
     except (ValueError, IndexError):  # a number or a side that is not where it should be
-        raise UserError(f"{told} holds tensors of other names or sides than the reference's: give its file") from None
+        raise UserError(f"{label} holds tensors of other names or sides than the reference's: give its file") from None
     model = build(replace(config.model, backbone_weights=None))
-    _load(model, found, told=told)
+    _load(model, found, label=label)
     digest = hashlib.sha256(b"".join(hashlib.sha256(one.read_bytes()).digest() for one in files)).hexdigest()[:16]
     imported = " and ".join(str(one) for one in files)
     info = RunInfo(preset=preset, imported=imported, fingerprint=digest)
@@ -184,16 +184,18 @@ def our_names(tensors: Mapping[str, Tensor]) -> Tensors:
     return {name.replace(f"{plain}0.", plain) if name.startswith(plain) else name: t for name, t in ours.items()}
 
 
-def infer_model(tensors: Mapping[str, Tensor], base: ModelConfig, *, told: str) -> ModelConfig:
-    """The architecture that tensors (under our names) belong to; ``base`` where their shapes do not tell.
+def infer_model(tensors: Mapping[str, Tensor], base: ModelConfig, *, label: str) -> ModelConfig:
+    """The architecture that tensors (under our names) belong to; ``base`` where their shapes do not say.
 
     Raises:
-        UserError: Tensors are missing, or their shapes are of no model; ``told`` says whose they are.
+        UserError: Tensors are missing, or their shapes are of no model; ``label`` says whose they are.
     """
 
     def shape(name: str) -> tuple[int, ...]:
         if name not in tensors:
-            raise UserError(f"{told} lacks '{name}': give a file with encoder, generator and background (--background)")
+            raise UserError(
+                f"{label} lacks '{name}': give a file with encoder, generator and background (--background)"
+            )
         return tuple(tensors[name].shape)
 
     width, size = shape("encoder.refinement.embedding.weight")
@@ -201,17 +203,17 @@ def infer_model(tensors: Mapping[str, Tensor], base: ModelConfig, *, told: str) 
     scale_numbers = size - 3 - appearance
     if scale_numbers not in (1, 2):
         raise UserError(
-            f"{told} has latents of {size} numbers and {appearance} for appearance, expected 4 or 5 more for position,"
+            f"{label} has latents of {size} numbers and {appearance} for appearance, expected 4 or 5 more for position,"
             " scale and activation"
         )
-    backbone, channels = _backbone(tensors, shape, told)
+    backbone, channels = _backbone(tensors, shape, label)
     image_size = base.image_size
     if POSITION_MAP in tensors:
         stride = 1 if backbone == "unet" else 4
         image_size = (stride * shape(POSITION_MAP)[-2], stride * shape(POSITION_MAP)[-1])
     if first != glimpse_channels(image_size)[0]:
         raise UserError(
-            f"{told} has a glimpse generator of {first} channels, which is not for images of"
+            f"{label} has a glimpse generator of {first} channels, which is not for images of"
             f" {image_size[0]}x{image_size[1]}: give the preset, or a --config with model: {{image_size: [H, W]}}"
         )
     pretrained = base.backbone_weights
@@ -238,7 +240,7 @@ def infer_model(tensors: Mapping[str, Tensor], base: ModelConfig, *, told: str) 
     )
 
 
-def _backbone(tensors: Mapping[str, Tensor], shape: Shape, told: str) -> tuple[str, int]:
+def _backbone(tensors: Mapping[str, Tensor], shape: Shape, label: str) -> tuple[str, int]:
     """Name of the backbone and channels of its map."""
     unet = "encoder.backbone.conv1x1.weight"
     if unet in tensors:
@@ -250,7 +252,7 @@ def _backbone(tensors: Mapping[str, Tensor], shape: Shape, told: str) -> tuple[s
     for name, known in MIX_TRANSFORMERS.items():
         if (depths, widths) == known[:2]:
             return f"segformer-{name}", channels
-    raise UserError(f"{told} has a Segformer of depths {depths} and widths {widths}, expected one of b0 to b5")
+    raise UserError(f"{label} has a Segformer of depths {depths} and widths {widths}, expected one of b0 to b5")
 
 
 def _background_width(tensors: Mapping[str, Tensor], shape: Shape) -> str:
@@ -265,7 +267,7 @@ def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
     return len({name.removeprefix(prefix).partition(".")[0] for name in tensors if name.startswith(prefix)})
 
 
-def _load(model: AstSeg, tensors: Mapping[str, Tensor], *, told: str) -> None:
+def _load(model: AstSeg, tensors: Mapping[str, Tensor], *, label: str) -> None:
     """Put the tensors in their places, strictly.
 
     Raises:
@@ -288,5 +290,5 @@ def _load(model: AstSeg, tensors: Mapping[str, Tensor], *, told: str) -> None:
     problems += [f"'{name}' is not finite" for name, tensor in given.items() if not tensor.isfinite().all()]
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(f"{told} does not fit its model: {', '.join(problems[:3])}{more}: check preset and image size")
+        raise UserError(f"{label} does not fit its model: {', '.join(problems[:3])}{more}: check preset and image size")
     model.load_state_dict(given)

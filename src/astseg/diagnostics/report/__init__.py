@@ -1,5 +1,6 @@
-"""One self-contained HTML page about a run: nothing is fetched, pictures lie in it, it reads in dark and light.
+"""One self-contained HTML page about a run: nothing is fetched, images lie in it, it reads in dark and light.
 
+- :mod:`astseg.diagnostics.report.make` examines a model and writes the page;
 - :mod:`astseg.diagnostics.report.material` collects what is shown;
 - :mod:`astseg.diagnostics.report.charts` draws curves and histograms as SVG;
 - ``page.html.jinja`` is the page.
@@ -7,7 +8,6 @@
 
 from __future__ import annotations
 
-from astseg.diagnostics.report.material import Material
-from astseg.diagnostics.report.page import page
+from astseg.diagnostics.report.make import describe, make_report, save_health
 
-__all__ = ["Material", "page"]
+__all__ = ["describe", "make_report", "save_health"]

@@ -1,4 +1,4 @@
-"""What the page shows: pictures as data, curves from the log, figures, settings."""
+"""What the page shows: images as data, curves from the log, metrics, settings."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ if TYPE_CHECKING:
 
     from astseg.types import SceneArrays
 
-__all__ = ["Material", "Picture", "Scene"]
+__all__ = ["Material", "SceneViews", "View"]
 
 SHOWN, WORST = 8, 6
 """Scenes in the first part, and among the worst."""
 
 SIDE = 256
-"""Pictures are enlarged toward this many pixels on the long side."""
+"""Images are enlarged toward this many pixels on the long side."""
 
 PHASES = ("background", "pseudo_labels", "objects", "joint")
+"""Of the training, in this order: those that the log has lines of."""
 
-FIGURES = {
+METRICS = {
     "ari_fg": "ARI-FG",
     "miou": "mIoU",
     "ari": "ARI",
@@ -50,9 +51,34 @@ FIGURES = {
 }
 
 
+CURVES: Sequence[tuple[str, Sequence[str], Mapping[str, str], bool]] = (
+    ("Masks on watched pictures", PHASES, {"ari_fg": "ARI-FG", "miou": "mIoU"}, False),
+    ("Slots used on watched pictures", PHASES, {"slots_used": "slots used"}, False),
+    (
+        "Background: losses",
+        PHASES[:1],
+        {"reconstruction": "reconstruction", "predicted_error": "predicted error"},
+        True,
+    ),
+    (
+        "Pseudo-labels: losses",
+        PHASES[1:2],
+        {name: name for name in ("attention", "position", "scale", "activation", "glimpse")},
+        True,
+    ),
+    (
+        "Objects: losses",
+        PHASES[2:],
+        {"reconstruction": "reconstruction", "pixel_entropy": "pixel entropy", "pseudo_labels": "pseudo-labels"},
+        True,
+    ),
+)
+"""Title, phases, names in the log and on the page, and whether the y axis is logarithmic."""
+
+
 @dataclass(frozen=True)
-class Picture:
-    """A picture in the page.
+class View:
+    """An image in the page.
 
     Attributes:
         title: What it shows.
@@ -64,12 +90,12 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Scene:
-    """One scene with its views, and a line about it."""
+class SceneViews:
+    """One scene, as the model sees it, with a line about it."""
 
     name: str
     note: str
-    pictures: tuple[Picture, ...]
+    views: tuple[View, ...]
 
 
 @dataclass(frozen=True)
@@ -79,11 +105,11 @@ class Material:
     title: str
     findings: Sequence[Finding]
     health: Health
-    scenes: Sequence[Scene]
-    worst: Sequence[Scene]
+    scenes: Sequence[SceneViews]
+    worst: Sequence[SceneViews]
     charts: Sequence[tuple[str, str]]
     histograms: Sequence[tuple[str, str]]
-    figures: Sequence[tuple[str, str]]
+    metrics: Sequence[tuple[str, str]]
     measured: str
     facts: Sequence[tuple[str, str]]
     plan: Sequence[Mapping[str, str]]
@@ -107,22 +133,22 @@ class Material:
             run: The run folder, for its log and settings.
             pipeline: The model and how its output becomes masks.
             scenes: N scenes at its size.
-            health: What :func:`astseg.diagnostics.health.examine` said of them.
+            health: What :func:`astseg.diagnostics.health.examine` measured on them.
             findings: What that means.
-            each: Its figures of each scene.
-            evaluation: What :func:`astseg.evaluation.evaluate.evaluate` said of them.
+            each: The same of each scene.
+            evaluation: What :func:`astseg.evaluation.evaluate.evaluate` measured on them.
         """
         config, info = run.load_config()
-        first = [number * len(scenes) // min(SHOWN, len(scenes)) for number in range(min(SHOWN, len(scenes)))]
-        last = list(np.argsort(-each["error"], kind="stable")[: min(WORST, len(scenes))])
-        entries = _log(run)
-        labelled = scenes.labels is not None
-        told = _json(run, "fit.json")
+        shown = min(SHOWN, len(scenes))
+        first = [number * len(scenes) // shown for number in range(shown)]
+        worst = np.argsort(-each["error"], kind="stable")[:WORST].tolist()
+        measured = evaluation.mean if scenes.labels is not None else {}
+        fitted = _json(run, "fit.json")
         facts = {
             "data": info.data,
             "scenes": info.split,
             "pictures learnt from": info.images,
-            **told.get("data", {}),
+            **fitted.get("data", {}),
             "preset": info.preset,
             "seed": info.seed,
             "versions": ", ".join(f"{name} {version}" for name, version in info.versions.items()),
@@ -132,19 +158,13 @@ class Material:
             findings=findings,
             health=health,
             scenes=_scenes(pipeline, scenes, first, each),
-            worst=_scenes(pipeline, scenes, [int(number) for number in last], each),
-            charts=_charts(entries),
+            worst=_scenes(pipeline, scenes, worst, each),
+            charts=_charts(_log(run)),
             histograms=_histograms(each, evaluation),
-            figures=[
-                (spelled, _figure(evaluation.mean[name]))
-                for name, spelled in FIGURES.items()
-                if name in evaluation.mean
-            ]
-            if labelled
-            else [],
+            metrics=[(spelled, _text(measured[name])) for name, spelled in METRICS.items() if name in measured],
             measured=f"{evaluation.source}; protocol {evaluation.protocol}",
             facts=[(name, str(value)) for name, value in facts.items() if value is not None],
-            plan=told.get("plan", []),
+            plan=fitted.get("plan", []),
             settings=json.dumps(to_dict(config), indent=2),
             following=f"astseg segment {quote(str(run.path))} {quote(info.data or 'PICTURES')} --out masks",
         )
@@ -152,7 +172,7 @@ class Material:
 
 def _scenes(
     pipeline: Pipeline, scenes: SceneArrays, chosen: Sequence[int], each: Mapping[str, NDArray[np.float64]]
-) -> list[Scene]:
+) -> list[SceneViews]:
     """Scenes with what the model makes of them."""
     if not chosen:
         return []
@@ -162,22 +182,22 @@ def _scenes(
     drawn, empty = tensor_to_images(output.reconstruction), tensor_to_images(output.background)
     found = []
     for place, number in enumerate(chosen):
-        pictures = [
-            _picture("input", images[place]),
-            _picture("masks", np.asarray(overlay(images[place], labels[place], smallest=SIDE))),
-            _picture("reconstruction", drawn[place]),
-            _picture("background", empty[place]),
+        views = [
+            _view("input", images[place]),
+            _view("masks", np.asarray(overlay(images[place], labels[place], smallest=SIDE))),
+            _view("reconstruction", drawn[place]),
+            _view("background", empty[place]),
         ]
         if scenes.labels is not None:
             truth = colour_labels(scenes.labels[number])
-            pictures.insert(2, _picture("true masks", truth, Image.Resampling.NEAREST))
+            views.insert(2, _view("true masks", truth, Image.Resampling.NEAREST))
         note = f"{each['used'][number]:.0f} slots used, off by {each['error'][number]:.1f} of 255 levels"
-        found.append(Scene(str(scenes.names[number]), note, tuple(pictures)))
+        found.append(SceneViews(str(scenes.names[number]), note, tuple(views)))
     return found
 
 
-def _picture(title: str, pixels: NDArray[np.uint8], resampling: Image.Resampling = Image.Resampling.BICUBIC) -> Picture:
-    """A picture, enlarged by a whole factor, as data."""
+def _view(title: str, pixels: NDArray[np.uint8], resampling: Image.Resampling = Image.Resampling.BICUBIC) -> View:
+    """An image, enlarged by a whole factor, as data."""
     image = Image.fromarray(pixels)
     factor = max(1, SIDE // max(image.size))
     image = image.resize((image.width * factor, image.height * factor), resampling)
@@ -188,7 +208,7 @@ def _picture(title: str, pixels: NDArray[np.uint8], resampling: Image.Resampling
     else:
         image.save(file, format="JPEG", quality=88)
         kind = "jpeg"
-    return Picture(title, f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}")
+    return View(title, f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}")
 
 
 def _log(run: RunFolder) -> list[dict[str, Any]]:
@@ -206,7 +226,7 @@ def _log(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def _charts(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Titles and curves: the losses of each phase, and what pictures drawn on the way showed."""
+    """Titles and curves: the losses of each phase, and the metrics of the images that the monitor draws."""
     background = max((entry["seconds"] for entry in entries if entry["phase"] == "background"), default=0.0)
 
     def points(phases: Sequence[str], name: str) -> list[tuple[float, float]]:
@@ -216,63 +236,28 @@ def _charts(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
             if entry["phase"] in phases and isinstance(entry.get(name), int | float)
         ]
 
-    wanted: list[tuple[str, Sequence[str], dict[str, str], bool]] = [
-        ("Masks on watched pictures", PHASES, {"ari_fg": "ARI-FG", "miou": "mIoU"}, False),
-        ("Slots used on watched pictures", PHASES, {"slots_used": "slots used"}, False),
-        (
-            "Background: losses",
-            PHASES[:1],
-            {"reconstruction": "reconstruction", "predicted_error": "predicted error"},
-            True,
-        ),
-        (
-            "Guided: losses",
-            PHASES[1:2],
-            {name: name for name in ("attention", "position", "scale", "activation", "glimpse")},
-            True,
-        ),
-        (
-            "Objects: losses",
-            PHASES[2:],
-            {"reconstruction": "reconstruction", "pixel_entropy": "pixel entropy", "pseudo_labels": "guidance"},
-            True,
-        ),
-    ]
-    drawn = [
-        (
-            title,
-            curves(
-                {spelled: points(phases, name) for name, spelled in names.items()},
-                title=title,
-                across="minutes",
-                logarithmic=log,
-            ),
-        )
-        for title, phases, names, log in wanted
-    ]
-    return [(title, svg) for title, svg in drawn if svg]
+    charts = []
+    for title, phases, names, logarithmic in CURVES:
+        series = {spelled: points(phases, name) for name, spelled in names.items()}
+        charts.append((title, curves(series, title=title, across="minutes", logarithmic=logarithmic)))
+    return [(title, svg) for title, svg in charts if svg]
 
 
 def _histograms(each: Mapping[str, NDArray[np.float64]], evaluation: Evaluation) -> list[tuple[str, str]]:
-    """Titles and histograms over the pictures."""
-    shown = [
-        (
-            "Objects in a picture",
-            histogram(each["used"], title="objects in a picture", across="slots used", whole=True),
-        ),
-        (
-            "Share of foreground",
-            histogram(100 * each["foreground"], title="share of foreground", across="% of the pixels"),
-        ),
-        ("Error of the reconstruction", histogram(each["error"], title="error", across="of 255 levels")),
-        (
-            "Masks under a shift",
-            histogram(each["shifted"], title="masks under a shift", across="mIoU with the unshifted"),
-        ),
+    """Titles and histograms over the images."""
+    wanted = [
+        ("Objects in a picture", each["used"], "slots used"),
+        ("Share of foreground", 100 * each["foreground"], "% of the pixels"),
+        ("Error of the reconstruction", each["error"], "of 255 levels"),
+        ("Masks under a shift", each["shifted"], "mIoU with the unshifted"),
     ]
     if "miou" in evaluation.per_image:
-        shown.append(("mIoU", histogram(evaluation.per_image["miou"], title="mIoU of the pictures", across="mIoU")))
-    return [(title, svg) for title, svg in shown if svg]
+        wanted.append(("mIoU", evaluation.per_image["miou"], "mIoU"))
+    charts = [
+        (title, histogram(values, title=title, across=across, whole=values is each["used"]))
+        for title, values, across in wanted
+    ]
+    return [(title, svg) for title, svg in charts if svg]
 
 
 def _json(run: RunFolder, name: str) -> dict[str, Any]:
@@ -284,5 +269,5 @@ def _json(run: RunFolder, name: str) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _figure(value: float) -> str:
+def _text(value: float) -> str:
     return f"{value:.3f}" if value == value else "none"

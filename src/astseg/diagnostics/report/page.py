@@ -14,7 +14,7 @@ __all__ = ["page"]
 
 
 def page(material: Material) -> str:
-    """HTML of the page, whole: styles, pictures and charts lie in it."""
+    """HTML of the page, whole: styles, images and charts lie in it."""
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )

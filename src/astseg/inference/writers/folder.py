@@ -1,4 +1,4 @@
-"""The folder that segmenting writes into: its files for each picture, their names, what an earlier call left there."""
+"""The folder that ``segment`` writes into: the files of each image, their names, what an earlier call left there."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from astseg.data.formats.pictures import PICTURE_SUFFIXES
 from astseg.data.formats.png import save_label_png, save_picture
 from astseg.errors import UserError
 from astseg.inference.writers.overlay import overlay
-from astseg.runs.atomic import write_whole
+from astseg.runs.atomic import atomic_path, writing_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from astseg.inference.prediction import ObjectPrediction, Prediction
 
-__all__ = ["KINDS", "MARK", "earlier_results", "remove_results", "result_names", "write_pictures"]
+__all__ = ["KINDS", "MARK", "earlier_results", "remove_results", "result_names", "write_images"]
 
 MARK = "segment.json"
 KINDS = ("overlays", "backgrounds", "cutouts", "reconstructions", "layers")
-"""What can be written of a picture besides its mask."""
+"""What can be written of an image besides its mask."""
 
 _LONGEST = 200
 """Bytes of a part of a result's name; file systems take 255, and endings are added."""
 
 
-def write_pictures(
+def write_images(
     out: Path,
     result: str,
     image: NDArray[np.uint8],
@@ -42,12 +42,12 @@ def write_pictures(
     objects: Sequence[tuple[int, ObjectPrediction]],
     kinds: Collection[str],
 ) -> None:
-    """Write the files of one picture.
+    """Write the files of one image.
 
     Args:
         out: The folder.
         result: Name of the results, without an ending.
-        image: The picture, H x W x 3.
+        image: H x W x 3.
         prediction: What the model says of it.
         labels: H x W, its label map.
         objects: Its objects with their numbers in that map, in the order of the prediction.
@@ -59,17 +59,16 @@ def write_pictures(
     save_label_png(labels, out / "masks" / f"{result}.png")
     if "overlays" in kinds:
         save_picture(overlay(image, labels), out / "overlays" / f"{result}.png", fast=True)
-    if "backgrounds" in kinds:
-        save_picture(Image.fromarray(prediction.background), out / "backgrounds" / f"{result}.png", fast=True)
-    if "reconstructions" in kinds:
-        picture = Image.fromarray(prediction.reconstruction)
-        save_picture(picture, out / "reconstructions" / f"{result}.png", fast=True)
+    for kind in ("backgrounds", "reconstructions"):
+        if kind in kinds:
+            drawn = prediction.background if kind == "backgrounds" else prediction.reconstruction
+            save_picture(Image.fromarray(drawn), out / kind / f"{result}.png", fast=True)
     if "cutouts" in kinds:
         for label, found in objects:
             x, y, width, height = found.box
             alpha = np.where(labels[y : y + height, x : x + width] == label, 255, 0).astype(np.uint8)
-            picture = Image.fromarray(np.dstack([image[y : y + height, x : x + width], alpha]))
-            save_picture(picture, out / "cutouts" / f"{result}_{label}.png", fast=True)
+            cutout = Image.fromarray(np.dstack([image[y : y + height, x : x + width], alpha]))
+            save_picture(cutout, out / "cutouts" / f"{result}_{label}.png", fast=True)
     if "layers" in kinds:
         arrays: dict[str, NDArray[Any]] = {
             "layers": prediction.layers,
@@ -77,12 +76,9 @@ def write_pictures(
             "background": prediction.background,
             "labels": labels,
         }
-        write_whole(out / "layers" / f"{result}.npz", lambda part: _write_arrays(part, arrays))
-
-
-def _write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    with path.open("wb") as file:  # given a name, numpy would append its ending
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+        path = out / "layers" / f"{result}.npz"
+        with atomic_path(path) as part, writing_errors(path), part.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)  # given a name, numpy would append its ending
 
 
 def result_names(names: Sequence[str]) -> list[str]:
@@ -134,7 +130,7 @@ def earlier_results(out: Path) -> list[str]:
 
 def remove_results(out: Path, results: Sequence[str]) -> None:
     """Remove the files of earlier results; whatever else lies there stays."""
-    for table in ("objects.csv", "coco.json", "objects.csv.part", "coco.json.part", "coco.json.images"):
+    for table in ("objects.csv", "coco.json", "objects.csv.part", "coco.json.part"):
         (out / table).unlink(missing_ok=True)
     known = set(results)
     videos = {os.path.dirname(result) for result in results}

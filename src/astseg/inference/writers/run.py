@@ -1,41 +1,40 @@
-"""Pictures or videos to files: masks, tables of all objects, pictures to look at.
+"""Images or videos to files: masks, tables of all objects, images to look at.
 
 ::
 
     OUT/masks/NAME.png       label map, palette PNG: the index of a pixel is the id of its object, 0 = background
     OUT/coco.json            COCO: run lengths, box, area and score of each object
     OUT/objects.csv          a line an object
-    OUT/overlays/NAME.png    the picture with outlines and ids
+    OUT/overlays/NAME.png    the image with outlines and ids
     OUT/videos/NAME.mp4      the same of a video; its ids stay with the objects from frame to frame
     OUT/backgrounds/NAME.png, OUT/cutouts/NAME_ID.png (RGBA, the box of an object), OUT/reconstructions/NAME.png,
     OUT/layers/NAME.npz
-    OUT/segment.json         what was done, and which pictures could not be read
+    OUT/segment.json         what was done, and which images could not be read
 
-Every file is written beside its place and renamed. While the model looks at a batch of pictures, threads read the next
-one and write the results of the one before; memory does not grow with the number of pictures.
+Every file is written to a temporary name and renamed. While the model runs on a batch of images, threads read the next
+one and write the results of the one before; memory does not grow with the number of images.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 
 from astseg import __version__
 from astseg.data import Reading, SceneSource
 from astseg.data.paths import open_given
-from astseg.data.resize import RESIZE_MODES
 from astseg.data.sources.video import VideoSource
 from astseg.errors import UserError
-from astseg.inference.writers.folder import KINDS, MARK, earlier_results, remove_results, result_names, write_pictures
+from astseg.inference.writers.folder import KINDS, MARK, earlier_results, remove_results, result_names, write_images
+from astseg.inference.writers.read_ahead import batches, read_images
 from astseg.inference.writers.tables import Tables
 from astseg.inference.writers.videos import VideoResults
 from astseg.runs.atomic import write_json
@@ -48,20 +47,13 @@ if TYPE_CHECKING:
 
 __all__ = ["SegmentSummary", "segment_folder"]
 
-_LARGEST_BATCH = 2**24
-"""Pixels of the pictures of a batch, whatever its size: photographs are large. About so many more are read ahead of it,
-and so many wait to be written behind it."""
+_BEHIND = 8
+"""At least so many images may wait to be written, however large they are."""
 
-_AHEAD, _BEHIND = 2, 8
-"""So many pictures at least are read ahead, and so many may wait to be written, however large they are."""
-
-_MUCH = 0.1
-"""A change of proportions that is worth telling."""
+_CROPPED = 0.1
+"""Share of an image outside what the model sees from which on it is counted as cropped."""
 
 _USUAL = ("overlays", "backgrounds", "cutouts")
-
-T = TypeVar("T")
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -69,11 +61,11 @@ class SegmentSummary:
     """What was done.
 
     Attributes:
-        images: Number of pictures segmented.
+        images: Number of images segmented.
         objects: Number of objects found in them.
-        skipped: For each picture that could not be read, what is wrong with it, in a line that names it.
+        skipped: For each image that could not be read, what is wrong with it, in a line that names it.
         written: What lies in the folder now: names of files, and of folders with a slash at the end.
-        cropped: Number of pictures of which more than a tenth lies outside of what the model looks at.
+        cropped: Number of images of which more than a tenth lies outside of what the model looks at.
     """
 
     images: int
@@ -94,14 +86,14 @@ def segment_folder(
     reading: Reading | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SegmentSummary:
-    """Segment every picture of a folder, or every frame of a video, and write the results.
+    """Segment every image of a folder, or every frame of a video, and write the results.
 
-    Pictures that cannot be read are skipped and told. Results keep the pictures' names and subfolders; where two would
+    Images that cannot be read are skipped and listed. Results keep the images' names and subfolders; where two would
     get the same name, all keep their old suffix (``a.jpg.png``).
 
     Args:
         segmenter: The model.
-        inputs: A picture, a folder of pictures with all its subfolders, a pattern, a video, or several of one kind;
+        inputs: An image, a folder of images with all its subfolders, a pattern, a video, or several of one kind;
             or anything else that :func:`astseg.data.open_source` takes.
         out: A new or empty folder, or one that this function made before: its earlier results are replaced.
         batch_size: Images a forward pass.
@@ -109,72 +101,71 @@ def segment_folder(
             ``reconstructions``, ``layers``. None: the first three; of videos, whose overlays are videos, the first.
         resize: As for :meth:`Segmenter.predict`.
         reading: What of a video is taken; None: every frame.
-        progress: Called with the number of pictures done and their total.
+        progress: Called with the number of images done and their total.
 
     Raises:
-        UserError: No pictures or none that can be read, an ``out`` that holds other things or lies among the pictures,
+        UserError: No images or none that can be read, an ``out`` that holds other things or lies among the images,
             a batch size below 1, something unknown to write. Nothing has been written then.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}, expected at least 1")
-    if resize is not None and resize not in RESIZE_MODES:
-        raise UserError(f"resize is '{resize}', choose from {', '.join(RESIZE_MODES)}")
     given = [Path(one).expanduser() for one in ([inputs] if isinstance(inputs, str | Path) else inputs)]
-    out = Path(out).expanduser()
-    source, root = open_given(given, reading)
-    of_videos = isinstance(source, VideoSource)
-    kinds = _kinds(write, of_videos)
-    names = [source.scene_name(index) for index in range(len(source))]
-    results = result_names(names)
+    job, root = _prepared(segmenter, given, Path(out).expanduser(), batch_size, write, resize, reading)
+    out, source = job.out, job.source
     earlier = earlier_results(out)
-    _check_apart(out, given, root, names)
-
-    about: dict[str, Any] = {
+    about = {
         "astseg": __version__,
         "input": [str(one.absolute()) for one in given],
         "root": str(root.absolute()),
-        "kind": "video" if of_videos else "pictures",
+        "kind": "video" if isinstance(source, VideoSource) else "pictures",
         "precision": segmenter.pipeline.precision,
         "preprocess": asdict(segmenter.preprocess.instead(resize)),
     }
     skipped: list[str] = []
-    # Threads of their own for each, or a batch would be read only when the results of the one before are written.
-    with (
-        _cores_for_files(some=bool(kinds)) as cores,
-        ThreadPoolExecutor(cores if kinds else 2 * cores) as readers,
-        ThreadPoolExecutor(cores) as writers,
-    ):
-        # Each frame behind a fault of a video decodes it from its beginning, before the fault is known.
-        pictures = _read(source, readers, skipped, at_once=2 * _AHEAD if of_videos else batch_size)
-        first = next(pictures, None)
+    with _threads(share_cores=bool(job.kinds)) as (readers, writers):
+        images = read_images(source, readers, skipped, batch_size)
+        first = next(images, None)
         if first is None:
-            told = "; ".join(skipped[:3]) + (f"; and {len(skipped) - 3} more" if len(skipped) > 3 else "")
-            raise UserError(f"none of the {len(source)} pictures in {_named(given)} can be read: {told}")
+            raise _none_readable(given, len(source), skipped)
         remove_results(out, earlier)
         # From now on the folder is known as ours, even if this run is interrupted.
-        write_json(out / MARK, {"complete": False, **about, "results": results})
-        work = _Work(segmenter, source, names, results, out, kinds, resize=resize)
-        pictures = itertools.chain([first], pictures)
-        try:
-            tables = Tables(out, appearance_size=segmenter.pipeline.model.renderer.generator.appearance_size)
-            with tables, VideoResults(out, source if isinstance(source, VideoSource) else None, kinds) as videos:
-                for last in work.run(pictures, writers, tables, videos, batch_size=batch_size):
-                    if progress is not None:
-                        progress(last + 1, len(source))
-        except BaseException:
-            for pool in (readers, writers):
-                pool.shutdown(cancel_futures=True)
-            raise
-    about |= {"images": tables.images, "objects": tables.objects, "skipped": skipped}
-    write_json(out / MARK, {"complete": True, **about, "results": results})
+        write_json(out / MARK, {"complete": False, **about, "results": job.results})
+        counts = job.run(itertools.chain([first], images), writers, progress)
+    write_json(out / MARK, {"complete": True, **about, **counts, "skipped": skipped, "results": job.results})
     present = [f"{kind}/" for kind in ("masks", *KINDS, "videos") if (out / kind).is_dir()]
-    written = (*present, "coco.json", "objects.csv")
-    return SegmentSummary(tables.images, tables.objects, tuple(skipped), written, work.cropped)
+    return SegmentSummary(
+        **counts, skipped=tuple(skipped), written=(*present, "coco.json", "objects.csv"), cropped=job.cropped
+    )
+
+
+def _prepared(
+    segmenter: Segmenter,
+    given: Sequence[Path],
+    out: Path,
+    batch_size: int,
+    write: Collection[str] | None,
+    resize: str | None,
+    reading: Reading | None,
+) -> tuple[_Job, Path]:
+    """What is to be done, and the folder of the images. Raises UserError; nothing is written."""
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}, expected at least 1")
+    segmenter.preprocess.instead(resize)  # refuses an unknown mode
+    source, root = open_given(given, reading)
+    kinds = _kinds(write, of_videos=isinstance(source, VideoSource))
+    names = [source.scene_name(index) for index in range(len(source))]
+    results = result_names(names)
+    _check_apart(out, given, root, names)
+    return _Job(segmenter, source, names, results, out, kinds, resize, batch_size), root
+
+
+def _none_readable(given: Sequence[Path], total: int, skipped: Sequence[str]) -> UserError:
+    named = f"'{given[0]}'" + (f" and {len(given) - 1} more" if len(given) > 1 else "")
+    reasons = "; ".join(skipped[:3]) + (f"; and {len(skipped) - 3} more" if len(skipped) > 3 else "")
+    return UserError(f"none of the {total} pictures in {named} can be read: {reasons}")
 
 
 @dataclass
-class _Work:
-    """What stays the same for all pictures, and what is counted of them."""
+class _Job:
+    """What stays the same for all images, and the number of those that were cropped."""
 
     segmenter: Segmenter
     source: SceneSource
@@ -183,60 +174,88 @@ class _Work:
     out: Path
     kinds: Collection[str]
     resize: str | None
+    batch_size: int
     cropped: int = 0
 
     def run(
         self,
-        pictures: Iterable[tuple[int, NDArray[np.uint8]]],
-        writers: ThreadPoolExecutor,
+        images: Iterable[tuple[int, NDArray[np.uint8]]],
+        pool: ThreadPoolExecutor,
+        progress: Callable[[int, int], None] | None,
+    ) -> dict[str, int]:
+        """Segment and write; returns the numbers of images and objects."""
+        appearance_size = self.segmenter.pipeline.model.renderer.generator.appearance_size
+        source = self.source if isinstance(self.source, VideoSource) else None
+        writing: deque[Future[None]] = deque()
+        with (
+            Tables(self.out, appearance_size=appearance_size) as tables,
+            VideoResults(self.out, source, self.kinds) as videos,
+        ):
+            for batch in batches(images, self.batch_size):
+                self._segment(batch, tables, videos, pool, writing)
+                if progress is not None:
+                    progress(batch[-1][0] + 1, len(self.source))
+            for each in writing:
+                each.result()
+        return {"images": tables.images, "objects": tables.objects}
+
+    def _segment(
+        self,
+        batch: list[tuple[int, NDArray[np.uint8]]],
         tables: Tables,
         videos: VideoResults,
-        *,
-        batch_size: int,
-    ) -> Iterator[int]:
-        """Segment and write; gives the number of the last picture of each batch when the batch is done."""
-        writing: deque[Future[None]] = deque()
-        for batch in _batches(pictures, batch_size):
-            images = [image for _, image in batch]
-            predictions = self.segmenter.predictions(
-                images, batch_size=batch_size, resize=self.resize, layers="layers" in self.kinds
-            )
-            for (index, image), prediction in zip(batch, predictions, strict=True):
-                name, result = self.names[index], self.results[index]
-                self.cropped += prediction.placement.kept < 1 - _MUCH
-                labels, objects = videos.follow(name, image, prediction)
-                tables.add(name, f"masks/{result}.png", labels, objects)
-                kinds = videos.kinds_of_frames
-                task = (self.out, result, image, prediction, labels, objects, kinds)
-                while writing and writing[0].done():
-                    writing.popleft().result()
-                # A whole batch may wait, or the writers would have nothing to do while the model runs.
-                if len(writing) < max(_BEHIND, len(batch)):
-                    writing.append(writers.submit(write_pictures, *task))
-                else:
-                    write_pictures(*task)  # instead of waiting for them
-            yield batch[-1][0]
-        for each in writing:
-            each.result()
+        pool: ThreadPoolExecutor,
+        writing: deque[Future[None]],
+    ) -> None:
+        """Segment a batch; its files are written by the pool, or here where too many wait for that."""
+        predictions = self.segmenter.predictions(
+            [image for _, image in batch],
+            batch_size=self.batch_size,
+            resize=self.resize,
+            layers="layers" in self.kinds,
+        )
+        for (index, image), prediction in zip(batch, predictions, strict=True):
+            name, result = self.names[index], self.results[index]
+            self.cropped += prediction.placement.kept < 1 - _CROPPED
+            labels, objects = videos.follow(name, image, prediction)
+            tables.add(name, f"masks/{result}.png", labels, objects)
+            task = (self.out, result, image, prediction, labels, objects, videos.kinds_of_frames)
+            while writing and writing[0].done():
+                writing.popleft().result()
+            # A whole batch may wait, or the writers would have nothing to do while the model runs.
+            if len(writing) < max(_BEHIND, len(batch)):
+                writing.append(pool.submit(write_images, *task))
+            else:
+                write_images(*task)
 
 
 @contextmanager
-def _cores_for_files(*, some: bool) -> Iterator[int]:
-    """Half of the cores, one at least, for threads that read and write; the model computes on the others meanwhile.
+def _threads(*, share_cores: bool) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor]]:
+    """Threads that read and threads that write; with one pool a batch would be read only after the last was written.
 
-    More threads than cores would take turns with the one that all others wait for. Where only masks are written (some
-    is False) there is too little to do for them: the model keeps all cores.
+    They get half of the cores, and the model computes on the others: more threads than cores would take turns with the
+    one that all others wait for. Where only masks are written (``share_cores`` is False) there is too little to do for
+    them, and the model keeps all cores.
     """
     before = torch.get_num_threads()
     cores = max(1, before // 2)
-    torch.set_num_threads(max(1, before - cores) if some else before)
+    torch.set_num_threads(max(1, before - cores) if share_cores else before)
     try:
-        yield cores
+        with (
+            ThreadPoolExecutor(cores if share_cores else 2 * cores) as readers,
+            ThreadPoolExecutor(cores) as writers,
+        ):
+            try:
+                yield readers, writers
+            except BaseException:
+                for pool in (readers, writers):
+                    pool.shutdown(cancel_futures=True)
+                raise
     finally:
         torch.set_num_threads(before)
 
 
-def _kinds(write: Collection[str] | None, of_videos: bool) -> tuple[str, ...]:
+def _kinds(write: Collection[str] | None, *, of_videos: bool) -> tuple[str, ...]:
     """What is written besides masks and tables."""
     if write is None:
         return ("overlays",) if of_videos else _USUAL
@@ -247,7 +266,7 @@ def _kinds(write: Collection[str] | None, of_videos: bool) -> tuple[str, ...]:
 
 
 def _check_apart(out: Path, given: Sequence[Path], root: Path, names: Sequence[str]) -> None:
-    """Make sure that results do not land among the pictures, nor lie above them, and are no pictures themselves."""
+    """Make sure that results do not land among the images, nor lie above them, and are no images themselves."""
     inside = out.resolve()
     for one in given:
         outside = one.resolve()
@@ -258,76 +277,3 @@ def _check_apart(out: Path, given: Sequence[Path], root: Path, names: Sequence[s
         below = "" if inner == "." else f"{inner}/"
         if any(name.startswith(below) for name in names):
             raise UserError(f"'{out}' holds some of the pictures that are named: choose another, or another pattern")
-
-
-def _named(given: Sequence[Path]) -> str:
-    return f"'{given[0]}'" if len(given) == 1 else f"'{given[0]}' and {len(given) - 1} more"
-
-
-def _read(
-    source: SceneSource, readers: ThreadPoolExecutor, skipped: list[str], *, at_once: int
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Pictures with their numbers, ``at_once`` read ahead and few where they are large; faults go to ``skipped``.
-
-    Of a video nothing is read after its first fault: each try would decode it again from its beginning.
-    """
-
-    def read(index: int) -> NDArray[np.uint8] | UserError:
-        if _video_of(source, index) in damaged:
-            return UserError("")
-        try:
-            return source.read(index)[0]
-        except UserError as error:
-            return error
-
-    def room(latest: NDArray[np.uint8] | UserError) -> int:
-        pixels = _LARGEST_BATCH if isinstance(latest, UserError) else latest.shape[0] * latest.shape[1]
-        return max(_AHEAD, min(at_once, _LARGEST_BATCH // pixels))
-
-    damaged: set[str] = set()
-    for index, result in enumerate(_ahead(readers, read, range(len(source)), room)):
-        video = _video_of(source, index)
-        if not isinstance(result, UserError):
-            if video not in damaged:
-                yield index, result
-        elif video is None or video not in damaged:
-            skipped.append(str(result) + (f" (its frames from {source.scene_name(index)} on)" if video else ""))
-            if video is not None:
-                damaged.add(video)
-
-
-def _video_of(source: SceneSource, index: int) -> str | None:
-    """The video that a frame is of, or None for pictures."""
-    return os.path.dirname(source.scene_name(index)) if isinstance(source, VideoSource) else None
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Item], T], items: Iterable[Item], room: Callable[[T], int]
-) -> Iterator[T]:
-    """The results in order; the latest tells how many more are worked on meanwhile."""
-    pending: deque[Future[T]] = deque()
-    most = _AHEAD
-    for item in items:
-        pending.append(pool.submit(function, item))
-        while len(pending) > most:
-            result = pending.popleft().result()
-            most = room(result)
-            yield result
-    while pending:
-        yield pending.popleft().result()
-
-
-def _batches(
-    pictures: Iterable[tuple[int, NDArray[np.uint8]]], batch_size: int
-) -> Iterator[list[tuple[int, NDArray[np.uint8]]]]:
-    """Pictures with their numbers, ``batch_size`` at most and few where they are large."""
-    batch: list[tuple[int, NDArray[np.uint8]]] = []
-    pixels = 0
-    for index, image in pictures:
-        batch.append((index, image))
-        pixels += image.shape[0] * image.shape[1]
-        if len(batch) == batch_size or pixels >= _LARGEST_BATCH:
-            yield batch
-            batch, pixels = [], 0
-    if batch:
-        yield batch

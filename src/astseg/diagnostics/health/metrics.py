@@ -1,4 +1,4 @@
-"""The figures of health: what a model does on pictures without labels."""
+"""The metrics of health: what a model does on images without labels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Health", "examine"]
 
 SHIFT = 1 / 32
-"""Part of the sides by which pictures are shifted."""
+"""Fraction of the sides by which images are shifted."""
 
 DOUBLED = 0.5
 """Two slots in front of the background are on one object if their own masks overlap by this much (IoU)."""
@@ -33,42 +33,45 @@ UNEXPLAINED = 0.12
 """A pixel is unexplained where the reconstruction is off by more than this, of 1, mean over RGB."""
 
 STILL = 0.03
-"""A slot stands still if its position, in [-1, 1], deviates by less."""
+"""A slot stands still if the standard deviation of its position, in [-1, 1], is below."""
 
 ALWAYS = 0.9
-"""Part of the pictures in which a slot that is always there is seen."""
+"""Fraction of the images in which a slot that is always there is seen."""
 
 SAME_PLACE = 0.15
-"""A pixel that is off the median picture by more shows an object there, where the background is one and the same."""
+"""A pixel that is off the median image by more shows an object there, where the background is one and the same."""
 
 ONE_BACKGROUND = 0.04
-"""The background is one and the same if the typical pixel of the typical picture is off the median picture by less."""
+"""The background is one and the same if the typical pixel of the typical image is off the median image by less."""
+
+_AVERAGED = ("unexplained", "used", "doubled", "entropy", "foreground", "shifted", "flipped")
+"""Metrics that are plain means over the images."""
 
 
 @dataclass(frozen=True)
 class Health:
-    """The figures; shares are in [0, 1], errors mean absolute ones of 255 levels.
+    """The metrics; shares are in [0, 1], errors mean absolute ones of 255 levels.
 
     Attributes:
-        images: Pictures looked at, N.
+        images: Number of images, N.
         slots: K.
-        background_error: Of the reconstruction on the typical pixel of the background (the median of each picture, so
+        background_error: Of the reconstruction on the typical pixel of the background (the median of each image, so
             that missed objects do not count); NaN where there is none.
         object_error: The same on all pixels of objects; NaN where there are none.
         unexplained: Share of the pixels that neither background nor objects explain.
-        used: Slots that are seen in a picture, on the mean.
-        full: Share of the pictures in which all K are.
-        empty: Share of the pictures in which none is.
-        doubled: Share of the pictures in which two slots are on one object, and share its pixels.
+        used: Mean number of slots that are seen in an image.
+        full: Share of the images in which all K are.
+        empty: Share of the images in which none is.
+        doubled: Share of the images in which two slots are on one object, and share its pixels.
         entropy: Mean over pixels of - sum w log w, in nats.
         foreground: Share of the pixels that belong to objects.
-        shifted: mIoU of the masks with those of the shifted pictures.
+        shifted: mIoU of the masks with those of the shifted images.
         flipped: The same with mirror images.
-        still: Slots, counted from 1, that are seen in nearly every picture at one place.
+        still: Slots, counted from 1, that are seen in nearly every image at one place.
         missed: Of the objects that are seen, the share that the encoder missed and proposals found; NaN without
             proposals.
-        absorbed: Of the pixels that differ from the median picture, the share that the background has taken over;
-            NaN where the pictures have no common background.
+        absorbed: Of the pixels that differ from the median image, the share that the background has taken over;
+            NaN where the images have no common background.
     """
 
     images: int
@@ -89,7 +92,7 @@ class Health:
     absorbed: float
 
     def summary(self) -> dict[str, Any]:
-        """The figures by name, ready for JSON: None where there is none."""
+        """The metrics by name, ready for JSON: None where there is none."""
         return {
             name: None if isinstance(value, float) and not np.isfinite(value) else value
             for name, value in asdict(self).items()
@@ -103,16 +106,16 @@ def examine(
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Health, dict[str, NDArray[np.float64]]]:
-    """Look at what a model does; its modes stay as they are.
+    """Measure what a model does; its modes stay as they are.
 
     Args:
         pipeline: The model and how its output becomes masks.
-        scenes: N pictures at its size; some hundreds say enough. Labels are not looked at.
+        scenes: N images at its size; some hundreds are enough. Labels are not used.
         batch_size: Images a forward pass, at most.
-        progress: Called with the number of pictures done and their total.
+        progress: Called with the number of images done and their total.
 
     Returns:
-        The figures, and those of each picture by name: N values, ``used`` (slots), ``error`` (of 255 levels), ...
+        The metrics, and those of each image by name: N values, ``used`` (slots), ``error`` (of 255 levels), ...
 
     Raises:
         UserError: No scenes, or scenes of another size.
@@ -125,44 +128,44 @@ def examine(
     batch_size = pipeline.batch_size(batch_size)
     for start in range(0, len(scenes), batch_size):
         images = images_to_tensor(scenes.images[start : start + batch_size], device=device)
-        parts.append(_look(pipeline, images, median.to(device)))
+        parts.append(_measure(pipeline, images, median.to(device)))
         if progress is not None:
             progress(min(start + batch_size, len(scenes)), len(scenes))
     each = {name: torch.cat([part[name] for part in parts]).cpu().double().numpy() for name in parts[0]}
-    slots = each["seen"].shape[1]
-    used = each["seen"].sum(axis=1)
-    health = Health(
-        images=len(scenes),
+    each["used"] = each["seen"].sum(axis=1)
+    health = _summary(each, common=common, proposals=pipeline.config.proposals)
+    names = ("used", "error", "unexplained", "foreground", "shifted", "doubled", "entropy")
+    return health, {name: each[name] for name in names}
+
+
+def _summary(each: dict[str, NDArray[np.float64]], *, common: bool, proposals: bool) -> Health:
+    """The metrics of all images from those of each; ``common``: the images have one background."""
+    used, slots = each["used"], each["seen"].shape[1]
+    means = {name: float(each[name].mean()) for name in _AVERAGED}
+    return Health(
+        images=len(used),
         slots=slots,
         background_error=_mean(each["background_error"]),
         object_error=_ratio(each["object_error"], each["objects"]),
-        unexplained=float(each["unexplained"].mean()),
-        used=float(used.mean()),
         full=float((used == slots).mean()),
         empty=float((used == 0).mean()),
-        doubled=float(each["doubled"].mean()),
-        entropy=float(each["entropy"].mean()),
-        foreground=float(each["foreground"].mean()),
-        shifted=float(each["shifted"].mean()),
-        flipped=float(each["flipped"].mean()),
         still=_still(each["seen"], each["position"]),
-        missed=_ratio(each["missed"], used) if pipeline.config.proposals else float("nan"),
+        missed=_ratio(each["missed"], used) if proposals else float("nan"),
         absorbed=_ratio(each["absorbed"], each["differing"]) if common else float("nan"),
+        **means,
     )
-    figures = {name: each[name] for name in ("error", "unexplained", "foreground", "shifted", "doubled", "entropy")}
-    return health, {"used": used, **figures}
 
 
 def _median(scenes: SceneArrays) -> tuple[Tensor, bool]:
-    """The median picture, 3 x H x W, and whether all pictures have that background in common."""
+    """The median image, 3 x H x W, and whether all images have that background in common."""
     images = images_to_tensor(np.asarray(scenes.images[: min(256, len(scenes))]))
     median = images.median(dim=0).values
     unrest = (images - median).abs().mean(dim=1).median(dim=0).values.median()
     return median, bool(unrest < ONE_BACKGROUND)
 
 
-def _look(pipeline: Pipeline, images: Tensor, median: Tensor) -> dict[str, Tensor]:
-    """B values by name, of one batch."""
+def _measure(pipeline: Pipeline, images: Tensor, median: Tensor) -> dict[str, Tensor]:
+    """B values by name, of one batch; of ``seen`` and ``position`` B x K and B x K x 2."""
     output = pipeline(images, layers=True)
     labels = output.responsibilities.argmax(dim=1)  # B x H x W
     slots = output.weights.shape[1] - 1
@@ -193,9 +196,9 @@ def _look(pipeline: Pipeline, images: Tensor, median: Tensor) -> dict[str, Tenso
 
 
 def _doubled(output: SceneOutput, seen: Tensor) -> Tensor:
-    """B, whether two slots that both own pixels (seen: B x K) have nearly the same mask.
+    """B, whether two slots that are both seen (B x K) have nearly the same mask.
 
-    Slots that own none do no harm: pixels have been given to the other one (:mod:`astseg.inference.mask_posterior`).
+    Slots without pixels do no harm: the other one is responsible for them (:mod:`astseg.inference.mask_posterior`).
     """
     assert output.masks is not None
     masks = (output.masks > 0.5).flatten(2).float() * seen[:, :, None]  # B x K x HW
@@ -211,7 +214,7 @@ def _labels(pipeline: Pipeline, images: Tensor) -> Tensor:
 
 
 def _shifted(pipeline: Pipeline, images: Tensor, labels: Tensor) -> Tensor:
-    """B, how well masks agree with those of the pictures shifted right and down, where both see the same."""
+    """B, how well masks agree with those of the images shifted right and down, where both see the same."""
     down, right = (max(1, round(SHIFT * side)) for side in images.shape[-2:])
     moved = torch.nn.functional.pad(images, (right, 0, down, 0), mode="replicate")[
         ..., : -down or None, : -right or None
@@ -226,7 +229,7 @@ def _agreement(labels: Tensor, others: Tensor) -> Tensor:
 
 
 def _still(seen: NDArray[np.float64], positions: NDArray[np.float64]) -> tuple[int, ...]:
-    """Slots, counted from 1, that are seen in nearly every picture at one place."""
+    """Slots, counted from 1, that are seen in nearly every image at one place."""
     found = []
     for slot in range(seen.shape[1]):
         there = seen[:, slot] > 0
