@@ -15,6 +15,7 @@ from astseg.data import Reading, SceneSource, open_source, select
 from astseg.data.cache import prepare
 from astseg.data.check import Check, check_source
 from astseg.data.loading import IN_MEMORY
+from astseg.data.open import evenly_spaced
 from astseg.data.sources.cached import CachedSource
 from astseg.errors import UserError
 
@@ -141,7 +142,7 @@ def described(check: Check, path: str) -> Table:
 def shown_scenes(source: SceneSource, count: int) -> list[tuple[str, NDArray[np.uint8], NDArray[np.uint8] | None]]:
     """Some readable scenes, evenly spread."""
     shown = []
-    for index in sorted({number * count // SHOWN for number in range(SHOWN)}):
+    for index in evenly_spaced(SHOWN, count):
         try:
             shown.append((source.scene_name(index), *source.read(index)))
         except UserError:

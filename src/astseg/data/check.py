@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from astseg.data.benchmark import NoSplitError
-from astseg.data.open import SceneSource, index_hash, source_hash
+from astseg.data.open import SPLITS, SceneSource, index_hash, source_hash
 from astseg.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Check", "check_source"]
-
-_SPLITS = ("train", "val", "test")
 
 
 @dataclass
@@ -134,7 +132,7 @@ def _count(source: SceneSource, problems: list[str]) -> int:
 def _add_splits(source: SceneSource, check: Check) -> None:
     """Number and hash of the splits that the source declares."""
     check.splits["all"] = (check.count, index_hash(range(check.count)))
-    for split in _SPLITS:
+    for split in SPLITS:
         try:
             indices = source.split(split)
             check.splits[split] = (len(indices), source_hash(source, indices))

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from astseg.data.benchmark import Benchmark
 
-__all__ = ["Reading", "SceneSource", "index_hash", "open_source", "select", "source_hash"]
+__all__ = ["SPLITS", "Reading", "SceneSource", "evenly_spaced", "index_hash", "open_source", "select", "source_hash"]
 
-_SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 _SLICE = re.compile(r"(-?[0-9]{1,18})?:(-?[0-9]{1,18})?(?::(-?[0-9]{1,18})?)?")
 
 
@@ -175,7 +175,7 @@ def select(source: SceneSource, selection: str) -> list[int]:
     text = selection.strip()
     if text == "all":
         chosen = list(range(len(source)))
-    elif text in _SPLITS:
+    elif text in SPLITS:
         chosen = source.split(text)
     elif match := _SLICE.fullmatch(text):
         start, stop, step = (int(number) if number else None for number in match.groups())
@@ -187,6 +187,18 @@ def select(source: SceneSource, selection: str) -> list[int]:
     if not chosen:
         raise UserError(f"selection '{selection}' chooses none of the {len(source)} scenes: choose at least one")
     return chosen
+
+
+def evenly_spaced(count: int, total: int) -> list[int]:
+    """At most so many of the numbers 0 to total - 1, from 0 on, at equal distances.
+
+    >>> evenly_spaced(3, 7)
+    [0, 2, 4]
+    >>> evenly_spaced(3, 2)
+    [0, 1]
+    """
+    count = min(count, total)
+    return [number * total // count for number in range(count)]
 
 
 def index_hash(indices: Sequence[int]) -> str:
