@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ class VideoSource:
         self.name = "video" if len(files) == 1 else f"{len(files)} videos"
         self._stride = stride
         self._frames: list[tuple[str, int]] = []
-        self._readers: dict[str, Forward[NDArray[np.uint8]]] = {}
+        self._readers: dict[str, Forward[Any]] = {}
         for file in files:
             count = -(-_count(root / file, file) // stride)
             count = count if frames is None else min(count, frames)
@@ -83,9 +84,11 @@ class VideoSource:
         """A frame, H x W x 3 uint8, turned upright, and no labels. Raises UserError where it cannot be decoded."""
         file, number = self._frames[index]
         try:
-            return self._readers[file][number // self._stride], None
+            frame = self._readers[file][number // self._stride]
         except IndexError:
             raise UserError(f"'{file}' ends before its frame {number}: write it again or take fewer frames") from None
+        turned = np.rot90(frame.to_ndarray(format="rgb24"), k=round(getattr(frame, "rotation", 0) / 90) % 4)
+        return np.ascontiguousarray(turned), None
 
     def split(self, name: str) -> list[int]:
         """Refuse: videos declare no splits."""
@@ -136,18 +139,11 @@ def _count(path: Path, name: str) -> int:
     return count
 
 
-def _decode(path: Path, name: str, stride: int, start: int) -> Iterator[NDArray[np.uint8]]:
-    """Every ``stride``-th frame, from the ``start``-th of these on."""
+def _decode(path: Path, name: str, stride: int) -> Iterator[Any]:
+    """Every ``stride``-th frame."""
     with _opened(path, name) as container:
         container.streams.video[0].thread_type = "AUTO"
-        frames = enumerate(container.decode(video=0))
-        while True:
-            try:
-                number, frame = next(frames)
-            except StopIteration:
-                return
-            except Exception as error:
-                raise UserError(f"'{name}' is damaged ({error}): write it again or take fewer frames") from None
-            if number % stride == 0 and number // stride >= start:
-                turned = np.rot90(frame.to_ndarray(format="rgb24"), k=round(getattr(frame, "rotation", 0) / 90) % 4)
-                yield np.ascontiguousarray(turned)
+        try:
+            yield from islice(container.decode(video=0), 0, None, stride)
+        except Exception as error:  # decoders raise nearly anything at a broken file
+            raise UserError(f"'{name}' is damaged ({error}): write it again or take fewer frames") from None
