@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from astseg.data.benchmark import NoSplitError
 from astseg.data.loading import check_crop, check_size, fitted, joined
-from astseg.data.open import SPLITS, Reading, SceneSource, index_hash, open_source, select
+from astseg.data.open import Reading, index_hash, open_source, select
+from astseg.data.source import SPLITS, NoSplitError, SceneSource
 from astseg.data.sources.cached import (
     FORMAT,
     IMAGES,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from astseg.data.benchmark import NoSplitError
-from astseg.data.open import SPLITS, SceneSource, index_hash, source_hash
+from astseg.data.open import index_hash, source_hash
+from astseg.data.source import SPLITS, NoSplitError, SceneSource
 from astseg.errors import UserError
 
 if TYPE_CHECKING:

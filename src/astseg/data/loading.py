@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from astseg.data.augment import variant
-from astseg.data.open import Reading, SceneSource, open_source, select
+from astseg.data.open import Reading, open_source, select
 from astseg.data.resize import RESIZE_MODES, place
+from astseg.data.source import SceneSource
 from astseg.data.sources.cached import CachedSource, StoredRows
 from astseg.errors import UserError
 from astseg.types import SceneArrays

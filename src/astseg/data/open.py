@@ -7,9 +7,10 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from astseg.data.formats.pictures import PICTURE_SUFFIXES
+from astseg.data.source import SPLITS, SceneSource
 from astseg.data.sources.cached import find_cache
 from astseg.data.sources.clevrtex import find_clevrtex
 from astseg.data.sources.folder import FolderSource
@@ -25,50 +26,10 @@ from astseg.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
 
-    from astseg.data.benchmark import Benchmark
+__all__ = ["Reading", "SceneSource", "evenly_spaced", "index_hash", "open_source", "select", "source_hash"]
 
-__all__ = ["SPLITS", "Reading", "SceneSource", "evenly_spaced", "index_hash", "open_source", "select", "source_hash"]
-
-SPLITS = ("train", "val", "test")
 _SLICE = re.compile(r"(-?[0-9]{1,18})?:(-?[0-9]{1,18})?(?::(-?[0-9]{1,18})?)?")
-
-
-class SceneSource(Protocol):
-    """A data set whose scenes are read one by one."""
-
-    @property
-    def name(self) -> str:
-        """The format, in words."""
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether scenes have masks."""
-
-    @property
-    def benchmark(self) -> Benchmark | None:
-        """What the paper does with this data set, or None where it is none of the paper's."""
-
-    @property
-    def crop(self) -> float:
-        """Part of the short side that the data set's protocol keeps, in (0, 1]."""
-
-    def __len__(self) -> int:
-        """Number of scenes."""
-
-    def scene_name(self, index: int) -> str:
-        """Name of a scene, unique in the source."""
-
-    def problem(self, index: int) -> str | None:
-        """What is known to be missing of a scene without reading it, in words, or None."""
-
-    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """Image H x W x 3 and labels H x W, uint8, at the source's own size. Raises UserError for a broken scene."""
-
-    def split(self, name: str) -> list[int]:
-        """Indices of the split ``train``, ``val`` or ``test``. Raises UserError where the source declares none."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astseg.data.benchmark import Benchmark, NoSplitError
+from astseg.data.benchmark import Benchmark
+from astseg.data.source import SceneSource
 from astseg.errors import UserError
 
 __all__ = [
@@ -63,13 +64,10 @@ class StoredRows(Sequence[Any]):
         return np.array(self._array[self._rows[key]])
 
 
-class CachedSource:
+class CachedSource(SceneSource):
     """Scenes of a cache.
 
     Attributes:
-        name: The format in words, and that of its source.
-        has_labels: Whether there are masks.
-        benchmark: What the paper does with the source's data set.
         size: (H, W) of all scenes.
         images: N x H x W x 3, a memory map.
         labels: N x H x W, a memory map, or None.
@@ -77,7 +75,7 @@ class CachedSource:
         highest_label: Of all scenes, 0 without masks.
     """
 
-    crop = 1.0
+    crop = 1.0  # cropped when it was prepared
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         """Map the files that a manifest describes.
@@ -116,10 +114,6 @@ class CachedSource:
         """The name that the source has for a scene."""
         return str(self.names[index])
 
-    def problem(self, index: int) -> str | None:
-        """Nothing is missing of a cache that has a manifest."""
-        return None
-
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         """Image H x W x 3 and labels H x W of a scene, both uint8."""
         return np.array(self.images[index]), None if self.labels is None else np.array(self.labels[index])
@@ -127,7 +121,7 @@ class CachedSource:
     def split(self, name: str) -> list[int]:
         """Indices of a split of the source, as far as it was prepared. Raises UserError where it declared none."""
         if name not in self._splits:
-            raise NoSplitError(f"'{self._path}' has no '{name}' split: use 'all' or a slice such as ':-500'")
+            return super().split(name)
         chosen: list[int] = np.flatnonzero(self._scenes[name]).tolist()
         return chosen
 

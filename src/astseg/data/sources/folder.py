@@ -6,8 +6,8 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from astseg.data.benchmark import NoSplitError
 from astseg.data.formats.pictures import PICTURE_SUFFIXES, read_rgb
+from astseg.data.source import SceneSource
 from astseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,12 +21,8 @@ __all__ = ["FolderSource"]
 _LABELLED = re.compile(r"[A-Za-z0-9]+_[A-Za-z0-9]+_[0-9]{6}_flat\.png")
 
 
-class FolderSource:
+class FolderSource(SceneSource):
     """Every picture under a folder, in natural order (``frame_2`` before ``frame_10``), without hidden files."""
-
-    has_labels = False
-    benchmark = None
-    crop = 1.0
 
     def __init__(self, path: Path, files: list[str] | None = None) -> None:
         """Find the pictures.
@@ -39,7 +35,7 @@ class FolderSource:
             UserError: There is no picture, or the folder holds labelled data sets further down.
         """
         self.name = "one picture" if path.is_file() else "folder of pictures"
-        self._root = path.parent if path.is_file() else path
+        self._path = path.parent if path.is_file() else path
         self._files = files if files is not None else [path.name] if path.is_file() else _list_pictures(path)
 
     def __len__(self) -> int:
@@ -50,20 +46,10 @@ class FolderSource:
         """Path of a picture below the folder, with its suffix and ``/`` between the parts."""
         return self._files[index]
 
-    def problem(self, index: int) -> str | None:
-        """Nothing is known of a picture before it is read."""
-        return None
-
     def read(self, index: int) -> tuple[NDArray[np.uint8], None]:
         """Picture ``index``, H x W x 3 uint8, upright, and no labels. Raises UserError for a broken file."""
         name = self._files[index]
-        return read_rgb(self._root / name, name, upright=True), None
-
-    def split(self, name: str) -> list[int]:
-        """Refuse: a plain folder declares no splits."""
-        raise NoSplitError(
-            f"'{self._root}' is a {self.name}, which has no '{name}' split: use 'all' or a slice such as ':-50'"
-        )
+        return read_rgb(self._path / name, name, upright=True), None
 
 
 def _list_pictures(root: Path) -> list[str]:

@@ -15,9 +15,9 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from astseg.data.benchmark import NoSplitError
 from astseg.data.formats.labels import renumbered
 from astseg.data.formats.pictures import check_mask_size, read_label_numbers, read_rgb
+from astseg.data.source import SceneSource
 from astseg.data.sources.hdf5 import SPLIT_NAMES
 from astseg.errors import UserError
 
@@ -42,16 +42,8 @@ class _Chunk:
     read: Callable[[], Any]
 
 
-class TableSource:
-    """Scenes of the rows of tables, one chunk of rows in memory at a time.
-
-    Attributes:
-        name: The format in words.
-        has_labels: Whether there is a column of masks.
-    """
-
-    benchmark = None
-    crop = 1.0
+class TableSource(SceneSource):
+    """Scenes of the rows of tables, one chunk of rows in memory at a time."""
 
     def __init__(self, path: Path, files: list[tuple[Path, str | None]]) -> None:
         """Look at the columns and count the rows.
@@ -97,10 +89,6 @@ class TableSource:
         first = next(other.start for other in self._chunks if other.split == chunk.split)
         return "/".join(filter(None, [chunk.split, f"{index - first:06d}"]))
 
-    def problem(self, index: int) -> str | None:
-        """Nothing is known of a row before it is read."""
-        return None
-
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         """Image H x W x 3, upright, and labels H x W (0 = background) of a scene. Raises UserError for a broken row."""
         name = self.scene_name(index)
@@ -125,9 +113,7 @@ class TableSource:
             if chunk.split is not None and SPLIT_NAMES.get(chunk.split) == name
             for index in range(chunk.start, chunk.start + chunk.rows)
         ]
-        if not chosen:
-            raise NoSplitError(f"'{self._path}' has no '{name}' split: use 'all' or a slice such as ':-500'")
-        return chosen
+        return chosen or super().split(name)
 
     def _chunk(self, index: int) -> int:
         return next(n for n in range(len(self._chunks) - 1, -1, -1) if self._chunks[n].start <= index)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from astseg.data.benchmark import Benchmark, NoSplitError
+from astseg.data.benchmark import Benchmark
 from astseg.data.formats.pictures import check_mask_size, read_rgb
+from astseg.data.source import NoSplitError, SceneSource
 from astseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,15 +42,10 @@ class _Scene:
     camera: int
 
 
-class ShapeStacksSource:
-    """One picture for each scenario and camera.
+class ShapeStacksSource(SceneSource):
+    """One picture for each scenario and camera."""
 
-    Attributes:
-        name: The format in words.
-        has_labels: Whether there are masks.
-        benchmark: What the paper does with this data set.
-        crop: The part of the short side it keeps.
-    """
+    benchmark = SHAPESTACKS
 
     def __init__(self, root: Path, camera: int | None = None) -> None:
         """List pictures and masks.
@@ -61,7 +57,7 @@ class ShapeStacksSource:
         Raises:
             UserError: No pictures, or two of one scenario and camera.
         """
-        self._root = root
+        self._path = root
         self._images = _list_files(root / "recordings", _IMAGE)
         self._masks = _list_files(root / "iseg", _MASK)
         self.has_labels = bool(self._masks)
@@ -72,8 +68,6 @@ class ShapeStacksSource:
             which = f"of camera {camera} (there are {_short(cameras)})" if cameras else "'rgb-...-cam_1-mono-0.png'"
             raise UserError(f"'{root}/recordings' holds no pictures {which}: check the path")
         self.name = "ShapeStacks" + ("" if camera is None else f", camera {camera}")
-        self.benchmark = SHAPESTACKS
-        self.crop = SHAPESTACKS.crop
 
     def __len__(self) -> int:
         """Number of pictures, those that only have a mask included."""
@@ -118,11 +112,11 @@ class ShapeStacksSource:
         Raises:
             UserError: No such file, or one that names a scenario that is not there.
         """
-        folders = sorted((self._root / "splits").glob("*/")) if (self._root / "splits").is_dir() else []
+        folders = sorted((self._path / "splits").glob("*/")) if (self._path / "splits").is_dir() else []
         folders.sort(key=lambda folder: folder.name != "default")
         file = next((f / end for f in folders for end in _SPLIT_FILES[name] if (f / end).is_file()), None)
         if file is None:
-            raise NoSplitError(f"'{self._root}' has no '{name}' split: expected splits/default/{_SPLIT_FILES[name][0]}")
+            raise NoSplitError(f"'{self._path}' has no '{name}' split: expected splits/default/{_SPLIT_FILES[name][0]}")
         scenarios = {line.strip() for line in file.read_text().splitlines()} - {""}
         missing = sorted(scenarios - {scene.scenario for scene in self._scenes})
         if missing:

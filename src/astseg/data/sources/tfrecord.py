@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from astseg.data.benchmark import Benchmark, NoSplitError
+from astseg.data.benchmark import Benchmark
+from astseg.data.source import NoSplitError, SceneSource
 from astseg.data.sources.example import BrokenExampleError, byte_list, features
 from astseg.data.sources.forward import Forward
 from astseg.data.sources.records import Record, count_records, read_records
@@ -40,14 +41,8 @@ _ENDS = (".tfrecord", ".tfrecords")
 _TEST_VARIANTS = ("six_objects", "identical_color", "empty_room")
 
 
-class TFRecordSource:
-    """Scenes of one TFRecord file, which is read forward: fast where their numbers rise.
-
-    Attributes:
-        name: The format in words.
-        benchmark: What the paper does with this data set.
-        crop: The part of the short side it keeps.
-    """
+class TFRecordSource(SceneSource):
+    """Scenes of one TFRecord file, which is read forward: fast where their numbers rise."""
 
     has_labels = True
 
@@ -65,27 +60,19 @@ class TFRecordSource:
             raise UserError(f"'{path}' holds no records: fetch the file again") from None
         except OSError as error:
             raise UserError(f"'{path}' cannot be read ({error.strerror}): check its permissions") from error
-        self._size, self.benchmark = _kind(path, first)
-        entities = scene_from(first, self._size, self.benchmark)[2]
-        self.name = f"TFRecord, {self.benchmark.name}, {entities} entities"
-        self.crop = self.benchmark.crop
+        self._size, benchmark = _kind(path, first)
+        self.benchmark = self._protocol = benchmark
+        entities = scene_from(first, self._size, benchmark)[2]
+        self.name = f"TFRecord, {benchmark.name}, {entities} entities"
         self._variant = next((variant for variant in _TEST_VARIANTS if variant in path.name), None)
 
     def __len__(self) -> int:
         """Number of scenes, by a pass over the file once in a process. Raises UserError for a damaged file."""
         return count_records(self._path)
 
-    def scene_name(self, index: int) -> str:
-        """The number of a scene, such as ``000012``."""
-        return f"{index:06d}"
-
-    def problem(self, index: int) -> str | None:
-        """Nothing is known of a record before it is read."""
-        return None
-
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image H x W x 3 and labels H x W (0 = background) of a scene, both uint8. Raises UserError for damage."""
-        image, mask, _ = scene_from(self._records[index], self._size, self.benchmark)
+        image, mask, _ = scene_from(self._records[index], self._size, self._protocol)
         return image, mask
 
     def split(self, name: str) -> list[int]:

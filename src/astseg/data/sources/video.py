@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from astseg.data.benchmark import NoSplitError
+from astseg.data.source import SceneSource
 from astseg.data.sources.forward import Forward
 from astseg.errors import UserError
 
@@ -26,15 +26,11 @@ VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mp
 _WINDOW = 8
 
 
-class VideoSource:
+class VideoSource(SceneSource):
     """Every ``stride``-th frame of one video or several; fast where the numbers rise.
 
     Frames are counted by their packets, without decoding.
     """
-
-    has_labels = False
-    benchmark = None
-    crop = 1.0
 
     def __init__(self, root: Path, files: list[str], *, stride: int = 1, frames: int | None = None) -> None:
         """Count the frames.
@@ -48,7 +44,7 @@ class VideoSource:
         Raises:
             UserError: PyAV is missing, or a file is no video.
         """
-        self._root = root
+        self._path = root
         self.name = "video" if len(files) == 1 else f"{len(files)} videos"
         self._stride = stride
         self._frames: list[tuple[str, int]] = []
@@ -70,15 +66,11 @@ class VideoSource:
 
     def rate(self, file: str) -> Fraction:
         """Frames a second of one of the videos as they are taken here; 25 where the file does not say."""
-        with _opened(self._root / file, file) as container:
+        with _opened(self._path / file, file) as container:
             rate = container.streams.video[0].average_rate
         # Damaged files tell any rate; these are what players and encoders take.
         taken = Fraction(rate or 25) / self._stride
         return min(max(taken, Fraction(1, 10)), Fraction(240)).limit_denominator(1001)
-
-    def problem(self, index: int) -> str | None:
-        """Nothing is known of a frame before it is read."""
-        return None
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], None]:
         """A frame, H x W x 3 uint8, turned upright, and no labels. Raises UserError where it cannot be decoded."""
@@ -89,12 +81,6 @@ class VideoSource:
             raise UserError(f"'{file}' ends before its frame {number}: write it again or take fewer frames") from None
         turned = np.rot90(frame.to_ndarray(format="rgb24"), k=round(getattr(frame, "rotation", 0) / 90) % 4)
         return np.ascontiguousarray(turned), None
-
-    def split(self, name: str) -> list[int]:
-        """Refuse: videos declare no splits."""
-        raise NoSplitError(
-            f"'{self._root}' is {self.name}, which has no '{name}' split: use 'all' or a slice as ':-50'"
-        )
 
 
 def list_videos(path: Path) -> list[str]:
