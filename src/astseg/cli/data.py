@@ -127,7 +127,7 @@ def described(check: Check, path: str) -> Table:
     for split, (count, digest) in check.splits.items():
         table.add_row(f"split {split}", f"{count} scenes, hash {digest}")
     table.add_row("mean of R, G, B", "  ".join(f"{value:.3f}" for value in check.mean))
-    table.add_row("deviation of R, G, B", "  ".join(f"{value:.3f}" for value in check.deviation))
+    table.add_row("standard deviation of R, G, B", "  ".join(f"{value:.3f}" for value in check.std))
     if not check.has_labels:
         table.add_row("masks", "none")
         return table

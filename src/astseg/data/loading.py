@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
     from astseg.config import AugmentConfig
 
-__all__ = ["check_crop", "check_size", "fingerprint", "fitted", "joined", "load_scenes"]
+__all__ = ["check_crop", "check_size", "fingerprint", "fitted", "in_threads", "joined", "load_scenes"]
 
+T = TypeVar("T")
 Scene = tuple["NDArray[np.uint8]", "NDArray[np.uint8] | None"]
 
 LARGEST_AUGMENTED = 4 * 2**30
@@ -78,26 +79,22 @@ class _Loader:
         generators = [np.random.default_rng([self.seed, index, copy]) for copy in range(1, self.copies)]
         return [first, *(variant(image, mask, where, self.augment, generator) for generator in generators)]
 
-    def read_or_problem(self, index: int) -> list[Scene] | str:
-        """:meth:`read`, or what is wrong with the scene."""
+
+def in_threads(read: Callable[[int], T], indices: Sequence[int]) -> Iterator[T | str]:
+    """What some scenes are read as, in order; or the text of the UserError that came of it."""
+
+    def read_or_problem(index: int) -> T | str:
         try:
-            return self.read(index)
+            return read(index)
         except UserError as error:
             return str(error)
 
-    def read_all(
-        self, indices: Sequence[int], progress: Callable[[int, int], None] | None
-    ) -> Iterator[tuple[int, list[Scene] | str]]:
-        """The scenes, or what is wrong with them, in order, each with its index."""
-        # Pillow decodes and resizes without the interpreter lock; four threads also fill two busy cores.
-        pool = ThreadPoolExecutor(max_workers=4)
-        try:
-            for done, found in enumerate(zip(indices, pool.map(self.read_or_problem, indices), strict=True), start=1):
-                if progress is not None:
-                    progress(done, len(indices))
-                yield found
-        finally:
-            pool.shutdown(cancel_futures=True)
+    # Pillow decodes and resizes without the interpreter lock; four threads also fill two busy cores.
+    pool = ThreadPoolExecutor(max_workers=4)
+    try:
+        yield from pool.map(read_or_problem, indices)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def load_scenes(
@@ -179,7 +176,9 @@ def _into_memory(
     labels: NDArray[np.uint8] | None = None
     problems: list[str] = []
     kept: list[int] = []
-    for index, found in loader.read_all(indices, progress):
+    for done, (index, found) in enumerate(zip(indices, in_threads(loader.read, indices), strict=True), start=1):
+        if progress is not None:
+            progress(done, len(indices))
         if isinstance(found, str):
             problems.append(found)
             continue
