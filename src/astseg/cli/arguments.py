@@ -57,7 +57,7 @@ class Scenes:
     size: int = 64
     """Side in pixels."""
     seed: int = 0
-    """The same seed gives the same pixels on every machine."""
+    """The same seed gives the same scenes."""
     processes: int = 2
     """How many work at once; the result does not depend on it."""
 

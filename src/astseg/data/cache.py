@@ -1,7 +1,7 @@
 """Any source to a cache of memory-mapped arrays that trains fast: cropped, resized, resumable.
 
 What :mod:`astseg.data.sources.cached` reads. ``plan.json`` is written first and says what is being prepared; the arrays
-then get their full size and are filled part by part, each part with a ``part-00000.json`` once it is on the disk;
+then get their full size and are filled part by part, each with a ``part-00000000.json`` once it is on the disk;
 ``manifest.json`` is written when all of them are.
 """
 
@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,6 @@ from astseg.data.sources.cached import (
     CachedSource,
     file_hash,
     find_cache,
-    part_hash,
 )
 from astseg.errors import UserError
 from astseg.runs.atomic import cannot_write, write_json, write_whole
@@ -62,12 +61,20 @@ class _Job:
     crop: float
     has_labels: bool
 
+    @property
+    def row_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The arrays of pixels, and the shape of a scene in them."""
+        return {IMAGES: (*self.size, 3), LABELS: self.size} if self.has_labels else {IMAGES: (*self.size, 3)}
+
+    def mark(self, part: _Part) -> Path:
+        """The file that says that a part is whole."""
+        return self.out / f"part-{part.start:08d}.json"
+
 
 @dataclass(frozen=True)
 class _Part:
-    """Some scenes: the number of the part, its first row in the arrays, and the indices in the source."""
+    """Some scenes: their first row in the arrays, and their indices in the source."""
 
-    number: int
     start: int
     indices: Sequence[int]
 
@@ -113,31 +120,20 @@ def prepare(
     size = check_size(size or _usual_size(source, indices))
     job = _Job(path, out, reading, size, resize, check_crop(source.crop if crop is None else crop), source.has_labels)
     plan = _plan(job, source, indices, selection)
-    if _is_finished(out, plan):
-        return _finished(out)
-    _begin(job, plan)
-    at_once = max(1, PART_BYTES // (size[0] * size[1] * 4))
-    starts = range(0, len(indices), at_once)
-    parts = [_Part(number, start, indices[start : start + at_once]) for number, start in enumerate(starts)]
-    done, problems = 0, []
-    for part, found in _fill(job, parts, processes, source):
-        done += len(part.indices)
-        problems += found
-        if progress is not None:
-            progress(done, len(indices))
-    if problems:
-        raise joined(problems, path, named=20)
-    _write_scenes(out / SCENES, source, indices)
-    marks = [_mark(out, part) for part in parts]
-    records = [json.loads(mark.read_text()) for mark in marks]
-    splits = [name for name in SPLITS if _split(source, name) is not None]
-    write_json(out / MANIFEST, {**plan, "splits": splits, "scenes_sha256": file_hash(out / SCENES), "parts": records})
-    for mark in (*marks, out / PLAN):
-        mark.unlink()
-    return _finished(out)
-
-
-def _finished(out: Path) -> CachedSource:
+    if not _is_finished(out, plan):
+        _begin(job, plan)
+        highest, problems, done = 0, [], 0
+        for part, result in _fill(job, _parts(job, indices), processes, source):
+            done += len(part.indices)
+            if isinstance(result, int):
+                highest = max(highest, result)
+            else:
+                problems += result
+            if progress is not None:
+                progress(done, len(indices))
+        if problems:
+            raise joined(problems, path, named=20)
+        _finish(job, {**plan, "highest_label": highest}, source, indices)
     cache = find_cache(out)
     assert cache is not None
     return cache
@@ -200,32 +196,68 @@ def _is_finished(out: Path, plan: dict[str, Any]) -> bool:
 def _begin(job: _Job, plan: dict[str, Any]) -> None:
     """Write the plan, and the arrays at their full size, unless an earlier call did."""
     write_json(job.out / PLAN, plan)
-    shapes: dict[str, tuple[int, ...]] = {IMAGES: (plan["count"], *job.size, 3)}
-    if job.has_labels:
-        shapes[LABELS] = (plan["count"], *job.size)
-    for name, shape in shapes.items():
+    for name, shape in job.row_shapes.items():
         if not (job.out / name).is_file():
-            write_whole(job.out / name, partial(_write_empty, shape=shape))
+            _write_array(job.out / name, np.uint8, (plan["count"], *shape))
 
 
-def _write_empty(path: Path, *, shape: tuple[int, ...]) -> None:
-    """An array of zeros that takes no space yet."""
-    np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+def _write_array(path: Path, kind: Any, shape: tuple[int, ...], values: NDArray[Any] | None = None) -> None:
+    """Write an array as ``.npy``; one without values is of zeros, which take no space yet."""
+
+    def write(part: Path) -> None:
+        array = np.lib.format.open_memmap(part, "w+", kind, shape)
+        if values is not None:
+            array[:] = values
+            array.flush()
+
+    write_whole(path, write)
 
 
-def _fill(job: _Job, parts: Sequence[_Part], processes: int, source: SceneSource) -> Iterator[tuple[_Part, list[str]]]:
-    """Fill the parts that are not whole, here or in processes; each part when it is done, and what is wrong with it."""
+def _finish(job: _Job, manifest: dict[str, Any], source: SceneSource, indices: Sequence[int]) -> None:
+    """Write the table of scenes and the manifest, and remove what an interrupted call needs."""
+    splits = {name: numbers for name in SPLITS if (numbers := _split(source, name)) is not None}
+    names = [source.scene_name(index) for index in indices]
+    kind = [("name", f"U{max(map(len, names))}"), ("index", np.int64), *((name, np.bool_) for name in SPLITS)]
+    scenes = np.zeros(len(indices), kind)
+    scenes["name"], scenes["index"] = names, indices
+    for name, numbers in splits.items():
+        scenes[name] = np.isin(indices, numbers)
+    _write_array(job.out / SCENES, kind, scenes.shape, scenes)
+    hashes = {name: file_hash(job.out / name) for name in (*job.row_shapes, SCENES)}
+    write_json(job.out / MANIFEST, {**manifest, "splits": list(splits), "sha256": hashes})
+    for file in (*job.out.glob("part-*.json"), job.out / PLAN):
+        file.unlink()
+
+
+def _split(source: SceneSource, name: str) -> list[int] | None:
+    try:
+        return source.split(name)
+    except NoSplitError:
+        return None
+
+
+def _parts(job: _Job, indices: Sequence[int]) -> list[_Part]:
+    rows = max(1, PART_BYTES // (job.size[0] * job.size[1] * 4))
+    return [_Part(start, indices[start : start + rows]) for start in range(0, len(indices), rows)]
+
+
+def _fill(
+    job: _Job, parts: Sequence[_Part], processes: int, source: SceneSource
+) -> Iterator[tuple[_Part, int | list[str]]]:
+    """Fill the parts that an earlier call did not, here or in processes; see :func:`_fill_part` for what is given."""
     left = []
     for part in parts:
-        if _is_whole(job, part):
-            yield part, []
-        else:
+        try:
+            yield part, int(json.loads(job.mark(part).read_text())["highest_label"])
+        except (OSError, ValueError, KeyError, TypeError):
             left.append(part)
     if min(processes, len(left)) <= 1:
         yield from ((part, _fill_part(job, part, source)) for part in left)
         return
     context = multiprocessing.get_context("spawn")  # readers of other libraries do not all survive a fork
-    executor = ProcessPoolExecutor(min(processes, len(left)), context, initializer=_leave_stopping_to_parent)
+    # Ctrl-C reaches every process of a terminal: stopping is left to this one.
+    ignored = (signal.SIGINT, signal.SIG_IGN)
+    executor = ProcessPoolExecutor(min(processes, len(left)), context, initializer=signal.signal, initargs=ignored)
     try:
         pending = {executor.submit(_fill_part, job, part): part for part in left}
         for future in as_completed(pending):
@@ -234,41 +266,37 @@ def _fill(job: _Job, parts: Sequence[_Part], processes: int, source: SceneSource
         executor.shutdown(cancel_futures=True)
 
 
-def _leave_stopping_to_parent() -> None:
-    """Ctrl-C reaches every process of a terminal; here it would only leave a stack trace."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 @lru_cache(maxsize=1)
 def _opened(job: _Job) -> SceneSource:
     """The source, opened once in each process."""
     return open_source(job.path, job.reading)
 
 
-def _fill_part(job: _Job, part: _Part, source: SceneSource | None = None) -> list[str]:
-    """Read the scenes of a part and write them, the mark that it is whole last; what is wrong with the scenes."""
+def _fill_part(job: _Job, part: _Part, source: SceneSource | None = None) -> int | list[str]:
+    """Read the scenes of a part and write them, the mark that they are on the disk last.
+
+    Returns:
+        The highest label, or what is wrong with the scenes, of which then none is written.
+    """
     source = _opened(job) if source is None else source
-    images = np.zeros((len(part.indices), *job.size, 3), np.uint8)
-    labels = np.zeros((len(part.indices), *job.size), np.uint8) if job.has_labels else None
+    rows = {name: np.zeros((len(part.indices), *shape), np.uint8) for name, shape in job.row_shapes.items()}
     problems = []
     for row, index in enumerate(part.indices):
         try:
-            image, mask = fitted(source, index, job.size, resize=job.resize, crop=job.crop)
+            image, labels = fitted(source, index, job.size, resize=job.resize, crop=job.crop)
         except UserError as error:
             problems.append(str(error))
             continue
-        images[row] = image
-        if labels is not None and mask is not None:
-            labels[row] = mask
+        rows[IMAGES][row] = image
+        if labels is not None:
+            rows[LABELS][row] = labels
     if problems:
         return problems
-    _write_rows(job.out / IMAGES, part.start, images)
-    if labels is not None:
-        _write_rows(job.out / LABELS, part.start, labels)
-    highest = 0 if labels is None else int(labels.max())
-    mark = {"count": len(images), "highest_label": highest, "sha256": part_hash(images, labels)}
-    write_json(_mark(job.out, part), mark)
-    return []
+    for name, values in rows.items():
+        _write_rows(job.out / name, part.start, values)
+    highest = int(rows[LABELS].max()) if job.has_labels else 0
+    write_json(job.mark(part), {"highest_label": highest})
+    return highest
 
 
 def _write_rows(path: Path, start: int, rows: NDArray[np.uint8]) -> None:
@@ -282,42 +310,3 @@ def _write_rows(path: Path, start: int, rows: NDArray[np.uint8]) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise cannot_write(path, error) from error
-
-
-def _mark(out: Path, part: _Part) -> Path:
-    return out / f"part-{part.number:05d}.json"
-
-
-def _is_whole(job: _Job, part: _Part) -> bool:
-    """Whether a part was finished by an earlier call, and its rows are as they were then."""
-    rows = slice(part.start, part.start + len(part.indices))
-    try:
-        digest = str(json.loads(_mark(job.out, part).read_text())["sha256"])
-        images = np.load(job.out / IMAGES, mmap_mode="r")[rows]
-        labels = np.load(job.out / LABELS, mmap_mode="r")[rows] if job.has_labels else None
-        return part_hash(images, labels) == digest
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _split(source: SceneSource, name: str) -> list[int] | None:
-    try:
-        return source.split(name)
-    except NoSplitError:
-        return None
-
-
-def _write_scenes(path: Path, source: SceneSource, indices: Sequence[int]) -> None:
-    """The table of names, indices and splits."""
-    names = [source.scene_name(index) for index in indices]
-    kind = [("name", f"U{max(map(len, names))}"), ("index", np.int64), *((name, np.bool_) for name in SPLITS)]
-    scenes = np.zeros(len(indices), kind)
-    scenes["name"], scenes["index"] = names, indices
-    for name in SPLITS:
-        scenes[name] = np.isin(indices, _split(source, name) or [])
-    write_whole(path, lambda part: _save(part, scenes))
-
-
-def _save(path: Path, array: NDArray[Any]) -> None:
-    with path.open("wb") as file:  # numpy.save would add an ending to the name
-        np.save(file, array)

@@ -2,7 +2,7 @@
 
 ::
 
-    CACHE/manifest.json   written last: what the scenes are, how they were prepared, SHA-256 of everything
+    CACHE/manifest.json   written last: what the scenes are, how they were prepared, SHA-256 of the files
     CACHE/images.npy      N x H x W x 3, uint8; any program can map it: numpy.load(file, mmap_mode="r")
     CACHE/labels.npy      N x H x W, uint8, 0 = background; where the source has masks
     CACHE/scenes.npy      N rows: name, index in the source, whether it is of the split train, val, test
@@ -34,7 +34,6 @@ __all__ = [
     "StoredRows",
     "file_hash",
     "find_cache",
-    "part_hash",
 ]
 
 MANIFEST, PLAN = "manifest.json", "plan.json"
@@ -94,10 +93,9 @@ class CachedSource(SceneSource):
             self.name = f"cache of {manifest['source']['format']}"
             about = manifest["benchmark"]
             self.benchmark = None if about is None else _benchmark(about)
-            self.highest_label = max(int(part["highest_label"]) for part in manifest["parts"])
-            self._parts = [(int(part["count"]), str(part["sha256"])) for part in manifest["parts"]]
+            self.highest_label = int(manifest["highest_label"])
+            self._hashes: dict[str, str] = dict(manifest["sha256"])
             self._splits = list(manifest["splits"])
-            self._scenes_hash = manifest["scenes_sha256"]
             count = int(manifest["count"])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"'{path / MANIFEST}' is broken ({error!r}): prepare the cache again") from None
@@ -115,7 +113,7 @@ class CachedSource(SceneSource):
         return str(self.names[index])
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """Image H x W x 3 and labels H x W of a scene, both uint8."""
+        """Image and labels of a scene."""
         return np.array(self.images[index]), None if self.labels is None else np.array(self.labels[index])
 
     def split(self, name: str) -> list[int]:
@@ -131,16 +129,12 @@ class CachedSource(SceneSource):
         return found
 
     def verify(self) -> list[str]:
-        """A line for everything whose SHA-256 is not that of the manifest."""
-        problems, start = [], 0
-        for count, digest in self._parts:
-            rows = slice(start, start + count)
-            if part_hash(self.images[rows], None if self.labels is None else self.labels[rows]) != digest:
-                problems.append(f"scenes {start} to {start + count - 1}")
-            start += count
-        if file_hash(self._path / SCENES) != self._scenes_hash:
-            problems.append(f"'{SCENES}'")
-        return [f"{which} changed since the cache was prepared (SHA-256): prepare it again" for which in problems]
+        """A line for each file whose SHA-256 is not that of the manifest."""
+        return [
+            f"'{name}' does not have the SHA-256 of the manifest: prepare the cache again"
+            for name, digest in self._hashes.items()
+            if file_hash(self._path / name) != digest
+        ]
 
 
 def find_cache(path: Path) -> CachedSource | None:
@@ -159,14 +153,6 @@ def find_cache(path: Path) -> CachedSource | None:
         raise UserError(f"'{path / MANIFEST}' is broken ({error}): prepare the cache again") from None
     is_cache = isinstance(manifest, dict) and {"format", "preprocessing"} <= manifest.keys()
     return CachedSource(path, manifest) if is_cache else None
-
-
-def part_hash(images: NDArray[np.uint8], labels: NDArray[np.uint8] | None) -> str:
-    """SHA-256 of some rows, 64 hexadecimal digits."""
-    digest = hashlib.sha256(np.ascontiguousarray(images).data)
-    if labels is not None:
-        digest.update(np.ascontiguousarray(labels).data)
-    return digest.hexdigest()
 
 
 def file_hash(path: Path) -> str:

@@ -85,11 +85,7 @@ class ClevrtexSource(SceneSource):
         return None
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """Image H x W x 3 and labels H x W (0 = background) of a scene, both uint8.
-
-        Raises:
-            UserError: A file is missing or broken, or the mask has another size than the image.
-        """
+        """Image and labels of a scene."""
         if problem := self.problem(index):
             raise UserError(problem)
         number, name = self._numbers[index], self.scene_name(index)

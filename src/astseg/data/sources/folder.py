@@ -47,7 +47,7 @@ class FolderSource(SceneSource):
         return self._files[index]
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], None]:
-        """Picture ``index``, H x W x 3 uint8, upright, and no labels. Raises UserError for a broken file."""
+        """The image, upright, and no labels."""
         name = self._files[index]
         return read_rgb(self._path / name, name, upright=True), None
 

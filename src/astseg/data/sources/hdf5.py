@@ -104,7 +104,7 @@ class Hdf5Source(SceneSource):
         return "/".join(filter(None, [part.name, f"{index - part.start:06d}"]))
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """Image H x W x 3 and labels H x W (0 = background) of a scene, both uint8. Raises UserError for damage."""
+        """Image and labels of a scene."""
         part, name = self._part(index), self.scene_name(index)
         try:
             image = part.images[index - part.start]

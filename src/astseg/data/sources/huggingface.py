@@ -90,7 +90,7 @@ class TableSource(SceneSource):
         return "/".join(filter(None, [chunk.split, f"{index - first:06d}"]))
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """Image H x W x 3, upright, and labels H x W (0 = background) of a scene. Raises UserError for a broken row."""
+        """Image and labels of a scene."""
         name = self.scene_name(index)
         with self._lock:
             number = self._chunk(index)

@@ -74,7 +74,7 @@ class NpzSource(SceneSource):
         return f"{index:06d}" if self._names is None else str(self._names[index])
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """Image H x W x 3 and labels H x W (0 = background) of a scene, both uint8."""
+        """Image and labels of a scene."""
         return self._images[index], None if self._labels is None else self._labels[index]
 
     def split(self, name: str) -> list[int]:

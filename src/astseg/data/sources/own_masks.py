@@ -64,11 +64,7 @@ class MaskedFolderSource(SceneSource):
         return None if key in self._masks else f"the mask of '{self._images[key]}' is missing"
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Image, upright, and labels.
-
-        Raises:
-            UserError: A file is missing or broken, or the mask has another size than the upright image.
-        """
+        """Image and labels of a scene."""
         if problem := self.problem(index):
             raise UserError(problem)
         image_name, mask_name = self._images[self._keys[index]], self._masks[self._keys[index]]

@@ -88,11 +88,7 @@ class ShapeStacksSource(SceneSource):
         return None
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """Image H x W x 3 and labels H x W (0 = background) of a scene, both uint8.
-
-        Raises:
-            UserError: A file is missing or broken, or the mask has another size than the image.
-        """
+        """Image and labels of a scene."""
         if problem := self.problem(index):
             raise UserError(problem)
         scene = self._scenes[index]

@@ -71,7 +71,7 @@ class TFRecordSource(SceneSource):
         return count_records(self._path)
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Image H x W x 3 and labels H x W (0 = background) of a scene, both uint8. Raises UserError for damage."""
+        """Image and labels of a scene."""
         image, mask, _ = scene_from(self._records[index], self._size, self._protocol)
         return image, mask
 

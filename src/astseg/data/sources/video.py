@@ -73,7 +73,7 @@ class VideoSource(SceneSource):
         return min(max(taken, Fraction(1, 10)), Fraction(240)).limit_denominator(1001)
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], None]:
-        """A frame, H x W x 3 uint8, turned upright, and no labels. Raises UserError where it cannot be decoded."""
+        """The image, upright, and no labels."""
         file, number = self._frames[index]
         try:
             frame = self._readers[file][number // self._stride]
