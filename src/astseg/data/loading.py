@@ -120,7 +120,7 @@ def load_scenes(
         path: Anything :func:`open_source` recognises.
         size: Side of the square, or (height, width), to resize to; None keeps the scenes' own size, which must be one.
         selection: What :func:`select` understands.
-        limit: Keep at most so many of the selection, the first ones.
+        limit: Keep at most the first ``limit`` of the selection.
         crop: Part to keep, in (0, 1], of the largest centred rectangle with the target's proportions: for squares, of
             the short side. Default: what the source declares, or everything where ``size`` is None.
         progress: Called with the number of scenes read and their total, in this thread.

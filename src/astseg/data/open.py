@@ -38,8 +38,8 @@ class Reading:
 
     Attributes:
         camera: ShapeStacks: this camera alone.
-        stride: Videos: one frame of so many.
-        frames: Videos: at most so many frames of each.
+        stride: Videos: every ``stride``-th frame.
+        frames: Videos: at most this many frames of each.
     """
 
     camera: int | None = None
@@ -65,8 +65,8 @@ def open_source(path: str | os.PathLike[str], reading: Reading = _EVERYTHING) ->
 
     Args:
         path: A cache, a TFRecord, ``.npz``, HDF5, parquet, COCO or video file; a folder in the layout of CLEVRTEX or
-            ShapeStacks or one that Hugging Face's ``datasets`` saved; pictures with masks; videos; any other folder of
-            pictures, or one picture.
+            ShapeStacks or one that Hugging Face's ``datasets`` saved; images with masks; videos; any other folder of
+            images, or one image.
         reading: What of it is taken.
 
     Raises:
@@ -151,7 +151,7 @@ def select(source: SceneSource, selection: str) -> list[int]:
 
 
 def evenly_spaced(count: int, total: int) -> list[int]:
-    """At most so many of the numbers 0 to total - 1, from 0 on, at equal distances.
+    """At most ``count`` of the numbers 0 to total - 1, from 0 on, at equal distances.
 
     >>> evenly_spaced(3, 7)
     [0, 2, 4]

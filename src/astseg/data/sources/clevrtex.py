@@ -1,7 +1,7 @@
 """Folders laid out as CLEVRTEX: ``clevrtex_full/0/CLEVRTEX_full_000000{.png,_flat.png,.json}``.
 
 Source: the CLEVRTEX data set and its generator (Karazija, Laina and Rupprecht, NeurIPS 2021), which writes CLEVR the
-same way. A thousand scenes a subfolder; the image is RGB or RGBA; the mask ``_flat.png`` is a palette picture whose
+same way. A thousand scenes a subfolder; the image is RGB or RGBA; the mask ``_flat.png`` is a palette image whose
 indices are the labels, 0 = background; the ``.json`` is written last, so an image without one is unfinished. Other
 passes of the renderer (depth, normals, ...) may lie in the same folder and are ignored.
 
@@ -46,7 +46,7 @@ class _Listing:
 
     @property
     def rendered(self) -> bool:
-        """Whether there are masks, or descriptions beside images: an ordinary folder of pictures has neither."""
+        """Whether there are masks, or descriptions beside images: an ordinary folder of images has neither."""
         return bool(self.found["_flat.png"] or (self.found[".png"] and self.found[".json"]))
 
 

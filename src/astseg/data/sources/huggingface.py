@@ -1,6 +1,6 @@
 """Hugging Face data sets on disk: ``save_to_disk`` folders and parquet files. Needs the extra ``huggingface``.
 
-A column of encoded pictures, ``image``, and if there is one a column of masks, ``mask``, whose stored numbers are the
+A column of encoded images, ``image``, and if there is one a column of masks, ``mask``, whose stored numbers are the
 labels. Both are ``Image`` features: ``{bytes, path}``, or plain binary. Splits come from ``dataset_dict.json`` or from
 file names such as ``train-00000-of-00002.parquet``.
 """
@@ -53,7 +53,7 @@ class TableSource(SceneSource):
             files: Arrow and parquet files, each with the name of its split where that is known.
 
         Raises:
-            UserError: pyarrow is missing, a file is broken, or there is no column of pictures.
+            UserError: pyarrow is missing, a file is broken, or there is no column of images.
         """
         try:
             import pyarrow
@@ -119,7 +119,7 @@ class TableSource(SceneSource):
         return next(n for n in range(len(self._chunks) - 1, -1, -1) if self._chunks[n].start <= index)
 
     def _add(self, file: Path, split: str | None) -> list[str]:
-        """Note the rows of a file; its columns that may hold pictures."""
+        """Note the rows of a file; its columns that may hold images."""
         from pyarrow import ipc, memory_map, parquet, types
 
         start = len(self)
@@ -174,7 +174,7 @@ def _row_group(table: Any, group: int) -> Callable[[], Any]:
 
 
 def _encoded(value: Any, name: str) -> bytes:
-    """The bytes of an encoded picture."""
+    """The bytes of an encoded image."""
     data = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(data, bytes):
         raise UserError(f"'{name}' holds no encoded picture: embed the pictures when saving the data set")

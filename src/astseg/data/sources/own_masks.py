@@ -97,14 +97,14 @@ def find_masked(path: Path) -> SceneSource | None:
     if found:
         return found[0][1]
     for inside in _MASK_FOLDERS:
-        if (path / "images").is_dir() and _has_pictures(path / inside):
+        if (path / "images").is_dir() and _has_images(path / inside):
             stems = [_by_stem(FolderSource(path / name), name) for name in ("images", inside)]
             return MaskedFolderSource(path, *stems)
     return _beside(path)
 
 
-def _has_pictures(folder: Path) -> bool:
-    """Whether there is a picture in a folder or below it."""
+def _has_images(folder: Path) -> bool:
+    """Whether there is an image in a folder or below it."""
     return any(file.suffix.lower() in PICTURE_SUFFIXES for file in folder.rglob("*"))
 
 

@@ -1,6 +1,6 @@
 """ShapeStacks in its own folders: ``recordings``, ``iseg`` and ``splits``.
 
-Source: Groth, Fuchs, Posner and Vedaldi, ECCV 2018, and its reader. Below ``recordings/SCENARIO`` lie pictures
+Source: Groth, Fuchs, Posner and Vedaldi, ECCV 2018, and its reader. Below ``recordings/SCENARIO`` lie images
 ``rgb-w=W-f=F-l=L-c=C-cam_N-mono-0.png``, below ``iseg/SCENARIO`` masks
 ``iseg-w=0-f=0-l=0-c=original-cam_N-mono-0.map``: they belong together by scenario and camera alone, and cameras are
 numbers (``cam_2`` before ``cam_10``). The masks are PNG files under another name whose grey is 32 times the label.
@@ -43,19 +43,19 @@ class _Scene:
 
 
 class ShapeStacksSource(SceneSource):
-    """One picture for each scenario and camera."""
+    """One image for each scenario and camera."""
 
     benchmark = SHAPESTACKS
 
     def __init__(self, root: Path, camera: int | None = None) -> None:
-        """List pictures and masks.
+        """List images and masks.
 
         Args:
             root: The folder with ``recordings`` in it.
             camera: Only this one; None: all.
 
         Raises:
-            UserError: No pictures, or two of one scenario and camera.
+            UserError: No images, or two of one scenario and camera.
         """
         self._path = root
         self._images = _list_files(root / "recordings", _IMAGE)
@@ -70,7 +70,7 @@ class ShapeStacksSource(SceneSource):
         self.name = "ShapeStacks" + ("" if camera is None else f", camera {camera}")
 
     def __len__(self) -> int:
-        """Number of pictures, those that only have a mask included."""
+        """Number of images, those that only have a mask included."""
         return len(self._scenes)
 
     def scene_name(self, index: int) -> str:
@@ -123,7 +123,7 @@ class ShapeStacksSource(SceneSource):
 
 
 def find_shapestacks(path: Path, camera: int | None = None) -> ShapeStacksSource | None:
-    """Recognise the folder that holds ``recordings``, where its pictures are named as ShapeStacks names them."""
+    """Recognise the folder that holds ``recordings``, where its images are named as ShapeStacks names them."""
     if not (path / "recordings").is_dir() or not ((path / "iseg").is_dir() or (path / "splits").is_dir()):
         return None
     return ShapeStacksSource(path, camera)
@@ -133,7 +133,7 @@ def read_map(path: Path, name: str) -> NDArray[np.uint8]:
     """A mask: the grey of each pixel is 32 times its label, H x W, uint8.
 
     Raises:
-        UserError: The file is no picture, or its grey levels are no multiples of 32.
+        UserError: The file is no image, or its grey levels are no multiples of 32.
     """
     rgb = read_rgb(path, name, upright=False)
     if (rgb != rgb[:, :, :1]).any():
@@ -162,5 +162,4 @@ def _list_files(folder: Path, pattern: re.Pattern[str]) -> dict[_Scene, Path]:
 
 def _short(values: list[str] | list[int]) -> str:
     """The first few of a list, in words."""
-    told = ", ".join(str(value) for value in values[:5])
-    return told + (", ..." if len(values) > 5 else "")
+    return ", ".join([str(value) for value in values[:5]] + ["..."] * (len(values) > 5))

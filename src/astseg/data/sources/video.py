@@ -38,8 +38,8 @@ class VideoSource(SceneSource):
         Args:
             root: The folder.
             files: Videos in it.
-            stride: Take one frame of so many.
-            frames: Take at most so many of each video.
+            stride: Take every ``stride``-th frame.
+            frames: Take at most this many of each video.
 
         Raises:
             UserError: PyAV is missing, or a file is no video.
@@ -68,7 +68,7 @@ class VideoSource(SceneSource):
         """Frames a second of one of the videos as they are taken here; 25 where the file does not say."""
         with _opened(self._path / file, file) as container:
             rate = container.streams.video[0].average_rate
-        # Damaged files tell any rate; these are what players and encoders take.
+        # Damaged files give any rate; these are what players and encoders take.
         taken = Fraction(rate or 25) / self._stride
         return min(max(taken, Fraction(1, 10)), Fraction(240)).limit_denominator(1001)
 
@@ -98,7 +98,7 @@ def list_videos(path: Path) -> list[str]:
 
 
 def _opened(path: Path, name: str) -> Any:
-    """An open container with a picture stream."""
+    """An open container with an image stream."""
     try:
         import av
     except ImportError:

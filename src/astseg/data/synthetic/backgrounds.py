@@ -53,7 +53,7 @@ def _plank(generator: np.random.Generator, rows: int, columns: int) -> FloatArra
 
 
 def _noise(generator: np.random.Generator, rows: int, columns: int, down: float, across: float) -> FloatArray:
-    """Smooth noise of about so many bumps down and across, rows x columns around [0, 1]."""
+    """Smooth noise of about this many bumps down and across, rows x columns around [0, 1]."""
     bumps = generator.random((math.ceil(down) + 2, math.ceil(across) + 2)).astype(np.float32)
     box = (0.5, 0.5, 0.5 + across, 0.5 + down)
     return np.asarray(Image.fromarray(bumps).resize((columns, rows), Image.Resampling.BICUBIC, box), np.float64)
@@ -146,7 +146,7 @@ class Room:
         return 1.0 + self._floor_contrast * texture
 
     def _rough(self, raster: Raster, down: float, across: float) -> FloatArray:
-        """Coarse and fine noise around 0 of so many bumps a short side, H x W; the same at every size."""
+        """Coarse and fine noise around 0 with this many bumps a short side, H x W; the same at every size."""
         generator = np.random.default_rng(self._noise_seed)
         down, across = down * raster.extent[1], across * raster.extent[0]
         coarse = _noise(generator, *raster.shape, down, across)
