@@ -24,7 +24,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from astseg.config.presets import preset
 from astseg.data import load_scenes
 from astseg.data.cache import prepare
-from astseg.data.sources.records import Record, RecordFile
+from astseg.data.sources.records import Record, read_records
 from astseg.data.sources.tfrecord import TFRecordSource, scene_from
 from astseg.model.astseg import build
 from astseg.training import loop, schedule
@@ -137,12 +137,12 @@ def example_type() -> type:
 def record_times(path: Path) -> dict[str, float]:
     """Milliseconds a record, by reader."""
     source = TFRecordSource(path)
-    records = [record for record, _ in zip(RecordFile(path).records(), range(12), strict=False)]
+    records = [record for record, _ in zip(read_records(path), range(12), strict=False)]
     height, width = source.read(0)[1].shape
     kind = example_type()
 
     def ours(record: Record) -> tuple[np.ndarray, np.ndarray]:
-        return scene_from(path, record, (height, width), source.benchmark)[:2]
+        return scene_from(record, (height, width), source.benchmark)[:2]
 
     def generic(record: Record) -> tuple[np.ndarray, np.ndarray]:
         features = kind.FromString(record.data).features.feature
@@ -156,7 +156,7 @@ def record_times(path: Path) -> dict[str, float]:
         assert all(map(np.array_equal, ours(record), generic(record)))
         times["ours"].append(seconds(lambda record=record: ours(record)))
         times["generic"].append(seconds(lambda record=record: generic(record)))
-    unpacking = median(spaced(RecordFile(path).records(), len(records)))
+    unpacking = median(spaced(read_records(path), len(records)))
     fast, slow = (1000 * median(times[name]) for name in ("ours", "generic"))
     unpack = 1000 * unpacking
     return {

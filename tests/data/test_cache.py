@@ -1,6 +1,8 @@
 """Preparing caches: whole or not there, resumable, and the same scenes as the source."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import pytest
 from astseg.data import cache, fingerprint, load_scenes, open_source, select, source_hash
 from astseg.data.cache import prepare
 from astseg.data.open import Reading
-from astseg.data.sources.cached import CachedSource, StoredArray, ranges, unrolled
+from astseg.data.sources.cached import CachedSource, StoredRows
 from astseg.errors import UserError
 
 HEIGHT, WIDTH, COUNT = 20, 28, 23
@@ -33,8 +35,8 @@ def archive(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "SHARD_BYTES", 5 * 12 * 16 * 4)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "PART_BYTES", 5 * 12 * 16 * 4)
 
 
 SIZE = (12, 16)
@@ -58,10 +60,9 @@ def test_a_cache_holds_what_the_source_gives(archive: Path, tmp_path: Path, proc
         assert list(cached.names) == list(direct.names)
         assert fingerprint(cached) == fingerprint(direct)
     assert seen == sorted(seen) and seen[-1] == (COUNT, COUNT) and len(seen) >= 5
-    kinds = {"images": ".npy", "labels": ".npy", "names": ".json"}
-    files = {f"{kind}-{number:05d}{end}" for number in range(5) for kind, end in kinds.items()}
-    assert {path.name for path in (tmp_path / "cache").iterdir()} == files | {"manifest.json"}
-    assert np.load(tmp_path / "cache" / "images-00001.npy", mmap_mode="r").shape == (5, *SIZE, 3)
+    files = {"images.npy", "labels.npy", "scenes.npy", "manifest.json"}
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == files
+    assert np.load(tmp_path / "cache" / "images.npy", mmap_mode="r").shape == (COUNT, *SIZE, 3)
     assert not made.verify()
 
 
@@ -70,8 +71,10 @@ def test_the_manifest_tells_what_was_done(archive: Path, tmp_path: Path) -> None
     manifest = json.loads((tmp_path / "cache" / "manifest.json").read_text())
     assert manifest["count"] == 17 and manifest["source"]["path"] == str(archive.resolve())
     assert manifest["preprocessing"] == {"size": [12, 16], "resize": "crop", "crop": 0.5}
-    assert manifest["source"]["selection"] == "3:20" and manifest["source"]["indices"] == [[3, 20, 1]]
-    assert all(len(digest) == 64 for shard in manifest["shards"] for digest in shard["sha256"].values())
+    assert manifest["source"]["selection"] == "3:20" and manifest["splits"] == ["train", "val", "test"]
+    assert {name: len(digest) for name, digest in manifest["sha256"].items()} == dict.fromkeys(
+        ("images.npy", "labels.npy", "scenes.npy"), 64
+    )
     np.testing.assert_array_equal(
         load_scenes(tmp_path / "cache", size=None).images[:],
         load_scenes(archive, size=SIZE, crop=0.5, selection="3:20").images[:],
@@ -93,7 +96,7 @@ def test_splits_and_their_hashes_are_those_of_the_source(archive: Path, tmp_path
         assert list(cached.names) == [f"scene {index}" for index in range(1, COUNT, 3)]
 
 
-def test_broken_scenes_are_all_told_and_what_is_whole_is_kept(tmp_path: Path) -> None:
+def test_broken_scenes_are_all_named_and_what_is_whole_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
     for index in range(12):
@@ -107,30 +110,17 @@ def test_broken_scenes_are_all_told_and_what_is_whole_is_kept(tmp_path: Path) ->
         prepare(tmp_path, out, size=SIZE)
     with pytest.raises(UserError, match="is a cache that is not finished: run the same astseg prepare again"):
         open_source(out)
-    assert (out / "images-00000.npy").is_file() and not (out / "images-00001.npy").exists()
-    first = (out / "images-00000.npy").stat().st_mtime_ns
+    assert (out / "part-00000000.json").is_file() and not (out / "part-00000005.json").exists()
     for index in (6, 11):
         (tmp_path / f"{index}.png").write_bytes(whole[index])
+    read = []
+    fitted = cache.fitted
+    monkeypatch.setattr(
+        cache, "fitted", lambda source, index, *rest, **more: read.append(index) or fitted(source, index, *rest, **more)
+    )
     prepare(tmp_path, out, size=SIZE)
-    assert (out / "images-00000.npy").stat().st_mtime_ns == first
+    assert read == list(range(5, 12))  # the first part is not read again
     np.testing.assert_array_equal(load_scenes(out, size=SIZE).images[:], load_scenes(tmp_path, size=SIZE).images[:])
-
-
-def test_a_damaged_shard_of_an_interrupted_run_is_written_again(archive: Path, tmp_path: Path) -> None:
-    out = tmp_path / "cache"
-    before = prepare(archive, out, size=SIZE).images[:]
-    manifest = json.loads((out / "manifest.json").read_text())
-    for number, shard in enumerate(manifest.pop("shards")):
-        (out / f"shard-{number:05d}.json").write_text(json.dumps(shard))
-    del manifest["splits"]
-    (out / "plan.json").write_text(json.dumps(manifest))
-    (out / "manifest.json").unlink()
-    data = bytearray((out / "images-00002.npy").read_bytes())
-    data[-1] ^= 1
-    (out / "images-00002.npy").write_bytes(data)
-    again = prepare(archive, out, size=SIZE)
-    np.testing.assert_array_equal(again.images[:], before)
-    assert not again.verify()
 
 
 def test_the_same_call_again_does_nothing_and_another_is_refused(archive: Path, tmp_path: Path) -> None:
@@ -184,56 +174,71 @@ def test_damaged_caches(archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "cache"
     prepare(archive, out, size=SIZE)
     manifest = (out / "manifest.json").read_text()
-    data = (out / "labels-00001.npy").read_bytes()
-    (out / "labels-00001.npy").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    found = open_source(out)
-    assert isinstance(found, CachedSource)
-    assert found.verify() == ["'labels-00001.npy' does not have the SHA-256 of the manifest: prepare the cache again"]
-    (out / "labels-00001.npy").write_bytes(data[:-700])
-    with pytest.raises(UserError, match="labels-00001.npy' is not as large as its manifest says"):
+    for name in ("labels.npy", "scenes.npy"):
+        data = (out / name).read_bytes()
+        (out / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        found = open_source(out)
+        assert isinstance(found, CachedSource)
+        assert found.verify() == [f"'{name}' does not have the SHA-256 of the manifest: prepare the cache again"]
+        (out / name).write_bytes(data)
+    assert not found.verify()
+    data = (out / "labels.npy").read_bytes()
+    (out / "labels.npy").write_bytes(data[:-700])
+    with pytest.raises(UserError, match=r"labels.npy' cannot be read .*: prepare the cache again"):
         open_source(out)
-    (out / "labels-00001.npy").unlink()
-    with pytest.raises(UserError, match="labels-00001.npy' cannot be read"):
+    np.save(out / "labels.npy", np.zeros((COUNT, 2, 2), np.uint8))
+    with pytest.raises(UserError, match="labels.npy' is not as large as its manifest says"):
         open_source(out)
-    for text, told in [
+    (out / "labels.npy").unlink()
+    with pytest.raises(UserError, match=r"labels.npy' cannot be read \(No such file"):
+        open_source(out)
+    for text, message in [
         ("{", "is broken"),
-        (manifest.replace('"format": 1', '"format": 9'), "is a cache of format 9, expected 1"),
-        (manifest.replace('"preprocessing"', '"postprocessing"'), "is broken"),
+        (manifest.replace('"format": 2', '"format": 9'), "is a cache made by another version of astseg: prepare it"),
+        (manifest.replace('"format": 2', '"format": 1'), "is a cache made by an earlier version of astseg: prepare it"),
+        (manifest.replace('"splits"', '"slits"'), "is broken"),
     ]:
         (out / "manifest.json").write_text(text)
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             open_source(out)
 
 
-def test_rows_of_stored_arrays(archive: Path, tmp_path: Path) -> None:
+def test_rows_that_are_read_when_they_are_indexed(archive: Path, tmp_path: Path) -> None:
     prepare(archive, tmp_path / "cache", size=SIZE)
-    found = open_source(tmp_path / "cache")
-    assert isinstance(found, CachedSource) and isinstance(found.images, StoredArray)
+    found = load_scenes(tmp_path / "cache", size=SIZE, memory=0).images
+    assert isinstance(found, StoredRows)
     expected = load_scenes(archive, size=SIZE).images
     slices = [slice(3, 17, 4), slice(None, None, -5), slice(9, 3)]
     for key in (0, -1, np.int64(7), *slices, [22, 0, 5, 5], np.array([4, 9])):
-        np.testing.assert_array_equal(found.images[key], expected[key])
-    some = found.images.chosen([20, 3, 4, 11])
-    np.testing.assert_array_equal(some[1:3], expected[[3, 4]])
-    assert some.shape == (4, *SIZE, 3) and some.ndim == 4
+        assert type(found[key]) is np.ndarray and found[key].flags.writeable
+        np.testing.assert_array_equal(found[key], expected[key])
+    some = load_scenes(tmp_path / "cache", size=SIZE, selection="20:2:-3", memory=0).images
+    np.testing.assert_array_equal(some[1:3], expected[[17, 14]])
+    assert some.shape == (6, *SIZE, 3)
     with pytest.raises(IndexError):
-        found.images[COUNT]
+        found[COUNT]
 
 
-@pytest.mark.parametrize("numbers", [[], [5], [0, 1, 2], [7, 5, 3], [1, 1, 2], [0, 1, 2, 7, 5, 3, 9], [4, 2, 0, 0, 1]])
-def test_ranges_come_back(numbers: list[int]) -> None:
-    assert list(unrolled(ranges(numbers))) == numbers
+def test_a_full_disk_is_one_line(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
+            prepare(archive, tmp_path / "cache", size=SIZE)
+    assert not prepare(archive, tmp_path / "cache", size=SIZE).verify()
 
 
 def test_a_killed_run_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
     """A process is killed while it writes; the same call then finishes the cache."""
     np.savez(tmp_path / "a.npz", images=GENERATOR.integers(0, 256, (400, 40, 40, 3)).astype(np.uint8))
     program = (
-        "from astseg.data import cache; cache.SHARD_BYTES = 100_000\n"
+        "from astseg.data import cache; cache.PART_BYTES = 100_000\n"
         f"cache.prepare({str(tmp_path / 'a.npz')!r}, {str(tmp_path / 'cache')!r}, size=(36, 44))"
     )
     running = subprocess.Popen([sys.executable, "-c", program])
-    while not (tmp_path / "cache" / "shard-00002.json").exists() and running.poll() is None:
+    while not (tmp_path / "cache" / "part-00000030.json").exists() and running.poll() is None:
         time.sleep(0.001)
     running.send_signal(signal.SIGKILL)
     running.wait()

@@ -42,7 +42,7 @@ def test_statistics_of_a_clean_source(tmp_path: Path) -> None:
     assert (check.name, check.count, check.read, check.slots) == ("CLEVRTEX layout, CLEVRTEX_full", 12, 12, 10)
     assert check.sizes == {(HEIGHT, WIDTH): 12}
     np.testing.assert_allclose(check.mean, np.array(images).mean(axis=(0, 1, 2)) / 255)
-    np.testing.assert_allclose(check.deviation, np.array(images).std(axis=(0, 1, 2)) / 255)
+    np.testing.assert_allclose(check.std, np.array(images).std(axis=(0, 1, 2)) / 255)
     assert check.objects == {0: 4, 1: 8} and check.highest_label == 3
     assert check.foreground == (labels > 0).mean()
     assert check.splits == {

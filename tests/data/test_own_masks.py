@@ -68,7 +68,7 @@ def test_what_is_missing_or_wrong_is_told_by_name(tmp_path: Path) -> None:
         load_scenes(tmp_path, size=9)
     message = str(caught.value)
     assert message.startswith("5 problems")
-    assert "mask of 'masks/a.png' is 19x28 but its picture is 20x28" in message
+    assert "mask 'masks/a.png' is 19x28 but its image is 20x28" in message
     assert "the mask of 'images/b.png' is missing" in message
     assert "mask 'masks/c.png' holds colours" in message
     assert "'masks/d.png' holds 559 labels, expected at most 255" in message

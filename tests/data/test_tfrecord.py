@@ -9,7 +9,8 @@ import pytest
 
 from astseg.config.presets import preset
 from astseg.data import load_scenes, open_source
-from astseg.data.sources.records import RecordFile, masked_crc32c
+from astseg.data.sources import records
+from astseg.data.sources.records import masked_crc32c, read_records
 from astseg.errors import UserError
 
 Rooms = tuple[np.ndarray, np.ndarray]
@@ -117,7 +118,9 @@ def test_a_file_that_was_cut_off(rooms_file: Path, tmp_path: Path, packed: bool)
     data = gzip.decompress(rooms_file.read_bytes())
     path = tmp_path / "objects_room.tfrecords"
     path.write_bytes(rooms_file.read_bytes()[:-3000] if packed else data[:-3000])
-    told = "GZIP stream ends at byte [0-9]+" if packed else "record 10 at byte [0-9]+ ends after"
+    told = (
+        "GZIP stream ends, before it is complete, at byte [0-9]+" if packed else "record 10 at byte [0-9]+ ends after"
+    )
     with pytest.raises(UserError, match=f"is damaged: .*{told}"):
         len(open_source(path))
     assert open_source(path).read(5)[0].shape == (64, 64, 3)
@@ -143,18 +146,28 @@ def test_masks_of_other_values_are_told(rooms: Rooms, scene_record: Any, write_r
         b"\xff\xff\xff\xff", b"\xff\x07\xff\xff"
     )
     path = write_records(tmp_path / "objects_room.tfrecords", [record])
-    with pytest.raises(UserError, match=r"record 0, byte [0-9]+ .* begins a mask with value 7 in entity"):
+    with pytest.raises(UserError, match=r"record 0 at byte [0-9]+ begins a mask with value 7 in entity"):
         open_source(path)
 
 
-def test_records_can_be_read_from_anywhere(write_records: Any, tmp_path: Path) -> None:
-    records = [bytes([number % 251]) * (number % 7) for number in range(3000)]
-    file = RecordFile(write_records(tmp_path / "a.tfrecords", records))
-    assert file.count() == 3000
-    for start in (2999, 0, 1234, 1233, 3000):
-        found = [(record.index, record.data) for record in file.records(start)]
-        assert found == list(enumerate(records))[start:]
-    assert len(file._marks) <= 512
+def test_records_come_in_order(write_records: Any, tmp_path: Path) -> None:
+    records = [bytes([number % 251]) * (number % 7) for number in range(300)]
+    path = write_records(tmp_path / "a.tfrecords", records)
+    assert [(record.index, record.checked()) for record in read_records(path)] == list(enumerate(records))
+
+
+def test_a_file_is_counted_once_in_a_process(rooms_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "objects_room.tfrecords"
+    path.write_bytes(rooms_file.read_bytes())
+    passes = []
+    monkeypatch.setattr(records, "read_records", lambda path: passes.append(path) or read_records(path))
+    for _ in range(3):
+        source = open_source(path)
+        assert len(source) == 11 and len(source.split("train")) == 9
+    assert len(passes) == 1
+    path.write_bytes(rooms_file.read_bytes()[:-3000])
+    with pytest.raises(UserError, match="is damaged"):
+        len(open_source(path))
 
 
 @pytest.mark.dataset

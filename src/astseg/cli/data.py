@@ -19,6 +19,7 @@ from astseg.data import SceneSource, open_source, select
 from astseg.data.cache import prepare
 from astseg.data.check import Check, check_source
 from astseg.data.loading import IN_MEMORY
+from astseg.data.open import evenly_spaced
 from astseg.data.sources.cached import CachedSource
 from astseg.errors import UserError
 
@@ -123,7 +124,7 @@ def described(check: Check, path: str) -> Table:
     for split, (count, digest) in check.splits.items():
         table.add_row(f"split {split}", f"{count} scenes, hash {digest}")
     table.add_row("mean of R, G, B", "  ".join(f"{value:.3f}" for value in check.mean))
-    table.add_row("standard deviation of R, G, B", "  ".join(f"{value:.3f}" for value in check.deviation))
+    table.add_row("standard deviation of R, G, B", "  ".join(f"{value:.3f}" for value in check.std))
     if not check.has_labels:
         table.add_row("masks", "none")
         return table
@@ -138,7 +139,7 @@ def described(check: Check, path: str) -> Table:
 def shown_scenes(source: SceneSource, count: int) -> list[tuple[str, NDArray[np.uint8], NDArray[np.uint8] | None]]:
     """Some readable scenes, evenly spread."""
     shown = []
-    for index in sorted({number * count // SHOWN for number in range(SHOWN)}):
+    for index in evenly_spaced(SHOWN, count):
         try:
             shown.append((source.scene_name(index), *source.read(index)))
         except UserError:

@@ -1,6 +1,6 @@
-"""Variants of a picture for small collections: mirrored, cropped and shifted, in another light.
+"""Variants of an image for small collections: mirrored, cropped and shifted, in another light.
 
-Ours, not the paper's. Crops are taken from the picture as it lies in its file, so that nothing gets blurred twice.
+Ours, not the paper's. Crops are taken from the image as it lies in its file, so that nothing gets blurred twice.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def variant(
     config: AugmentConfig,
     generator: np.random.Generator,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """One variant of a picture, in its frame; the mask goes along.
+    """One variant of an image, in its frame; the mask goes along.
 
     Args:
-        image: H x W x 3, the whole picture.
+        image: H x W x 3, the whole image.
         labels: H x W, or None.
-        where: Where the picture would lie in the frame.
+        where: Where the image would lie in the frame.
         config: How much may change.
         generator: Where chance comes from.
 
@@ -49,7 +49,7 @@ def variant(
 
 
 def _moved(where: Placement, config: AugmentConfig, generator: np.random.Generator) -> tuple[int, int, int, int]:
-    """A smaller box near the one that is kept, inside the picture."""
+    """A smaller box near the one that is kept, inside the image."""
     (height, width), (h, w) = where.picture, where.box_size
     factor = 1 - config.zoom * generator.random()
     new_h, new_w = max(1, round(h * factor)), max(1, round(w * factor))
@@ -61,7 +61,7 @@ def _moved(where: Placement, config: AugmentConfig, generator: np.random.Generat
 
 
 def _lit(image: NDArray[np.uint8], config: AugmentConfig, generator: np.random.Generator) -> NDArray[np.uint8]:
-    """The picture in another light: brightness, contrast, saturation and the tint of the lamp."""
+    """The image in another light: brightness, contrast, saturation and the tint of the lamp."""
     brightness, contrast = 1 + config.light * generator.uniform(-1, 1, 2)
     saturation = 1 + config.colour * generator.uniform(-1, 1)
     tint = 1 + config.colour / 2 * generator.uniform(-1, 1, 3)

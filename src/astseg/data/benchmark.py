@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from astseg.errors import UserError
-
-__all__ = ["Benchmark", "NoSplitError"]
-
-
-class NoSplitError(UserError):
-    """The source does not say which scenes are for training and which for testing, or not of this split."""
+__all__ = ["Benchmark"]
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,25 @@
-"""Look at every scene of a source and tell everything that is wrong with it, all at once."""
+"""Look at every scene of a source and report everything that is wrong with it, all at once."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from astseg.data.benchmark import NoSplitError
-from astseg.data.open import SceneSource, index_hash, source_hash
+from astseg.data.loading import in_threads
+from astseg.data.open import index_hash, source_hash
+from astseg.data.source import SPLITS, NoSplitError, SceneSource
 from astseg.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Check", "check_source"]
-
-_SPLITS = ("train", "val", "test")
 
 
 @dataclass
@@ -36,7 +35,7 @@ class Check:
         has_labels: Whether there are masks.
         slots: K that labels were held against, or None.
         mean: Mean of red, green and blue over all pixels, in [0, 1].
-        deviation: Standard deviation of the same.
+        std: Standard deviation of the same.
         objects: How many scenes show how many labels besides the background.
         highest_label: Over all scenes.
         foreground: Share of the pixels that are not background.
@@ -51,7 +50,7 @@ class Check:
     has_labels: bool = False
     slots: int | None = None
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
-    deviation: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (0.0, 0.0, 0.0)
     objects: Counter[int] = field(default_factory=Counter)
     highest_label: int = 0
     foreground: float = 0.0
@@ -60,14 +59,12 @@ class Check:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What is kept of one scene: sums over its pixels, in units of 0 to 255, for red, green and blue."""
+    """What is kept of one scene: its size, how many pixels have which level of red, green and blue, and which label."""
 
     size: tuple[int, int]
-    total: NDArray[np.float64]
-    squares: NDArray[np.float64]
-    level: tuple[int, ...] | None
+    levels: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
     digest: bytes
-    label_pixels: NDArray[np.intp] | None
 
 
 def check_source(
@@ -77,7 +74,7 @@ def check_source(
 
     Args:
         source: What :func:`astseg.data.open_source` gave.
-        slots: K; labels above it are told. None: what the paper has for this data set, if it is one of its.
+        slots: K; labels above it are reported. None: what the paper has for this data set, if it is one of its.
         progress: Called with the number of scenes looked at and their total.
     """
     if slots is None and source.benchmark is not None:
@@ -85,9 +82,9 @@ def check_source(
     check = Check(source.name, has_labels=source.has_labels, slots=slots)
     check.count = _count(source, check.problems)
     _add_splits(source, check)
-    total, squares, pixels, label_pixels = np.zeros(3), np.zeros(3), 0, np.zeros(256, np.int64)
+    levels, labels = np.zeros((3, 256), np.int64), np.zeros(256, np.int64)
     known: dict[bytes, str] = {}
-    for index, seen in _look_at_all(source, check.count):
+    for index, seen in enumerate(in_threads(partial(_look, source), range(check.count))):
         if progress is not None:
             progress(index + 1, check.count)
         if isinstance(seen, str):
@@ -96,23 +93,25 @@ def check_source(
         name = source.scene_name(index)
         check.read += 1
         check.sizes[seen.size] += 1
-        total, squares, pixels = total + seen.total, squares + seen.squares, pixels + seen.size[0] * seen.size[1]
-        if seen.level is not None:
-            check.problems.append(f"'{name}' is empty: every pixel is {seen.level}")
+        levels += seen.levels
+        if (np.count_nonzero(seen.levels, axis=1) == 1).all():
+            check.problems.append(f"'{name}' is empty: every pixel is {tuple(seen.levels.argmax(axis=1).tolist())}")
         if (other := known.setdefault(seen.digest, name)) != name:
             check.problems.append(f"'{name}' is the same picture as '{other}'")
-        if seen.label_pixels is not None:
-            label_pixels += seen.label_pixels
-            present = np.flatnonzero(seen.label_pixels[1:]) + 1
+        if seen.labels is not None:
+            labels += seen.labels
+            present = np.flatnonzero(seen.labels[1:]) + 1
             check.objects[len(present)] += 1
             if slots is not None and len(present) and present[-1] > slots:
                 check.problems.append(f"label {present[-1]} in '{name}' is above {slots}, the number of slots")
-    if pixels:
-        check.mean = tuple(total / pixels / 255)
-        check.deviation = tuple(np.sqrt(np.maximum(0, squares / pixels - (total / pixels) ** 2)) / 255)
-    if label_pixels.any():
-        check.highest_label = int(np.flatnonzero(label_pixels)[-1])
-        check.foreground = float(label_pixels[1:].sum() / label_pixels.sum())
+    if check.read:
+        shares, values = levels / levels.sum(axis=1, keepdims=True), np.arange(256) / 255
+        mean = shares @ values
+        check.mean = tuple(mean)
+        check.std = tuple(np.sqrt(np.maximum(0, shares @ values**2 - mean**2)))
+    if labels.any():
+        check.highest_label = int(np.flatnonzero(labels)[-1])
+        check.foreground = float(labels[1:].sum() / labels.sum())
     return check
 
 
@@ -134,7 +133,7 @@ def _count(source: SceneSource, problems: list[str]) -> int:
 def _add_splits(source: SceneSource, check: Check) -> None:
     """Number and hash of the splits that the source declares."""
     check.splits["all"] = (check.count, index_hash(range(check.count)))
-    for split in _SPLITS:
+    for split in SPLITS:
         try:
             indices = source.split(split)
             check.splits[split] = (len(indices), source_hash(source, indices))
@@ -145,36 +144,11 @@ def _add_splits(source: SceneSource, check: Check) -> None:
                 check.problems.append(str(error))
 
 
-def _look_at_all(source: SceneSource, count: int) -> Iterator[tuple[int, _Seen | str]]:
-    """Every scene, in order, read by several threads."""
-
-    def look(index: int) -> _Seen | str:
-        try:
-            return _look(source, index)
-        except UserError as error:
-            return str(error)
-
-    pool = ThreadPoolExecutor(max_workers=4)
-    try:
-        yield from enumerate(pool.map(look, range(count)))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def _look(source: SceneSource, index: int) -> _Seen:
     image, labels = source.read(index)
     height, width, _ = image.shape
-    flat = image.reshape(-1, 3)
-    histogram = np.stack([np.bincount(flat[:, channel], minlength=256) for channel in range(3)])
-    levels = np.arange(256, dtype=np.float64)
-    constant = bool((np.count_nonzero(histogram, axis=1) == 1).all())
+    levels = np.stack([np.bincount(image[:, :, channel].ravel(), minlength=256) for channel in range(3)])
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=12)
     digest.update(np.ascontiguousarray(image).data)
-    return _Seen(
-        size=(height, width),
-        total=histogram @ levels,
-        squares=histogram @ levels**2,
-        level=tuple(int(level) for level in flat[0]) if constant else None,
-        digest=digest.digest(),
-        label_pixels=None if labels is None else np.bincount(labels.ravel(), minlength=256),
-    )
+    counts = None if labels is None else np.bincount(labels.ravel(), minlength=256)
+    return _Seen((height, width), levels, counts, digest.digest())

@@ -7,9 +7,10 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from astseg.data.formats.pictures import PICTURE_SUFFIXES
+from astseg.data.source import SPLITS, SceneSource
 from astseg.data.sources.cached import find_cache
 from astseg.data.sources.clevrtex import find_clevrtex
 from astseg.data.sources.folder import FolderSource
@@ -25,50 +26,10 @@ from astseg.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
 
-    from astseg.data.benchmark import Benchmark
+__all__ = ["Reading", "SceneSource", "evenly_spaced", "index_hash", "open_source", "select", "source_hash"]
 
-__all__ = ["Reading", "SceneSource", "index_hash", "open_source", "select", "source_hash"]
-
-_SPLITS = ("train", "val", "test")
 _SLICE = re.compile(r"(-?[0-9]{1,18})?:(-?[0-9]{1,18})?(?::(-?[0-9]{1,18})?)?")
-
-
-class SceneSource(Protocol):
-    """A data set whose scenes are read one by one."""
-
-    @property
-    def name(self) -> str:
-        """The format, in words."""
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether scenes have masks."""
-
-    @property
-    def benchmark(self) -> Benchmark | None:
-        """What the paper does with this data set, or None where it is none of the paper's."""
-
-    @property
-    def crop(self) -> float:
-        """Part of the short side that the data set's protocol keeps, in (0, 1]."""
-
-    def __len__(self) -> int:
-        """Number of scenes."""
-
-    def scene_name(self, index: int) -> str:
-        """Name of a scene, unique in the source."""
-
-    def problem(self, index: int) -> str | None:
-        """What is known to be missing of a scene without reading it, in words, or None."""
-
-    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """Image H x W x 3 and labels H x W, uint8, at the source's own size. Raises UserError for a broken scene."""
-
-    def split(self, name: str) -> list[int]:
-        """Indices of the split ``train``, ``val`` or ``test``. Raises UserError where the source declares none."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +38,8 @@ class Reading:
 
     Attributes:
         camera: ShapeStacks: this camera alone.
-        stride: Videos: one frame of so many.
-        frames: Videos: at most so many frames of each.
+        stride: Videos: every ``stride``-th frame.
+        frames: Videos: at most this many frames of each.
     """
 
     camera: int | None = None
@@ -104,8 +65,8 @@ def open_source(path: str | os.PathLike[str], reading: Reading = _EVERYTHING) ->
 
     Args:
         path: A cache, a TFRecord, ``.npz``, HDF5, parquet, COCO or video file; a folder in the layout of CLEVRTEX or
-            ShapeStacks or one that Hugging Face's ``datasets`` saved; pictures with masks; videos; any other folder of
-            pictures, or one picture.
+            ShapeStacks or one that Hugging Face's ``datasets`` saved; images with masks; videos; any other folder of
+            images, or one image.
         reading: What of it is taken.
 
     Raises:
@@ -175,7 +136,7 @@ def select(source: SceneSource, selection: str) -> list[int]:
     text = selection.strip()
     if text == "all":
         chosen = list(range(len(source)))
-    elif text in _SPLITS:
+    elif text in SPLITS:
         chosen = source.split(text)
     elif match := _SLICE.fullmatch(text):
         start, stop, step = (int(number) if number else None for number in match.groups())
@@ -187,6 +148,18 @@ def select(source: SceneSource, selection: str) -> list[int]:
     if not chosen:
         raise UserError(f"selection '{selection}' chooses none of the {len(source)} scenes: choose at least one")
     return chosen
+
+
+def evenly_spaced(count: int, total: int) -> list[int]:
+    """At most ``count`` of the numbers 0 to total - 1, from 0 on, at equal distances.
+
+    >>> evenly_spaced(3, 7)
+    [0, 2, 4]
+    >>> evenly_spaced(3, 2)
+    [0, 1]
+    """
+    count = min(count, total)
+    return [number * total // count for number in range(count)]
 
 
 def index_hash(indices: Sequence[int]) -> str:

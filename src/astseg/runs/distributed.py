@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from astseg.runs.folder import RunFolder
 from astseg.errors import UserError
+from astseg.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

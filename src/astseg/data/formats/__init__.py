@@ -1,1 +1,1 @@
-"""Formats of single files: pictures, label maps, run lengths."""
+"""Formats of single files: images, label maps, run lengths."""

@@ -1,4 +1,4 @@
-"""One picture file to one array: photographs to RGB, mask files to labels."""
+"""One image file to one array: photographs to RGB, mask files to labels."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _GREY_STRETCH = {"L;2": 85, "L;4": 17}
 
 
 def read_rgb(path: Path | IO[bytes], name: str, *, upright: bool) -> NDArray[np.uint8]:
-    """Read a picture as RGB: transparency is dropped, 16-bit grey keeps its upper 8 bits.
+    """Read an image as RGB: transparency is dropped, 16-bit grey keeps its upper 8 bits.
 
     Args:
         path: A PNG, JPEG, WebP, TIFF (first page) or BMP file, or its open bytes.
         name: What error messages call it.
-        upright: Turn the picture as its EXIF orientation says, as cameras mean it.
+        upright: Turn the image as its EXIF orientation says, as cameras mean it.
 
     Returns:
         H x W x 3, uint8.
 
     Raises:
-        UserError: The file is no complete picture, or one of 32-bit numbers, whose range nobody knows.
+        UserError: The file is no complete image, or one of 32-bit numbers, whose range nobody knows.
     """
     image, _ = _decode(path, name, upright=upright)
     if image.mode.startswith("I;16"):
@@ -55,7 +55,7 @@ def read_labels(path: Path, name: str) -> NDArray[np.uint8]:
         H x W, uint8.
 
     Raises:
-        UserError: The file is no complete picture, is one of colours, or holds labels above 255.
+        UserError: The file is no complete image, is one of colours, or holds labels above 255.
     """
     values = read_label_numbers(path, name)
     if values.max() > 255:
@@ -70,7 +70,7 @@ def read_label_numbers(path: Path | IO[bytes], name: str) -> NDArray[Any]:
         H x W, integers.
 
     Raises:
-        UserError: The file is no complete picture, or is one of colours.
+        UserError: The file is no complete image, or is one of colours.
     """
     image, stored = _decode(path, name, upright=False)
     if image.mode not in ("P", "L", "1", "I") and not image.mode.startswith("I;16"):
@@ -91,7 +91,7 @@ def check_mask_size(labels: NDArray[Any], image: NDArray[Any], name: str) -> Non
 
 
 def _decode(path: Path | IO[bytes], name: str, *, upright: bool) -> tuple[Image.Image, str]:
-    """A decoded picture, and the format of its pixels in the file in Pillow's words, such as ``L;4``."""
+    """A decoded image, and the format of its pixels in the file in Pillow's words, such as ``L;4``."""
     try:
         if isinstance(path, os.PathLike) and not stat.S_ISREG(os.stat(path).st_mode):
             raise OSError("it is no file")  # a pipe or a device would be read for ever

@@ -1,6 +1,6 @@
-"""PNG files: label maps whose colours are the same everywhere, and pictures.
+"""PNG files: label maps whose colours are the same everywhere, and images.
 
-Label 0 is black and label k, the k-th slot, has the same colour in every picture.
+Label 0 is black and label k, the k-th slot, has the same colour in every image.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _FAST_COMPRESSION = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 
 
 def colour_labels(labels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Label maps as pictures: ... integers, 0 or more -> ... x 3, uint8; the colours repeat, black does not."""
+    """Label maps as images: ... integers, 0 or more -> ... x 3, uint8; the colours repeat, black does not."""
     coloured: NDArray[np.uint8] = PALETTE[np.where(labels > 255, (labels.astype(np.int64) - 1) % 64 + 1, labels)]
     return coloured
 
@@ -68,12 +68,12 @@ def save_label_png(labels: NDArray[Any], path: Path) -> None:
     if labels.size and labels.max() > 255:
         save_picture(Image.fromarray(labels.astype(np.uint16)), path)
         return
-    picture = Image.fromarray(labels.astype(np.uint8))
-    picture.putpalette(PALETTE.tobytes())
-    save_picture(picture, path)
+    image = Image.fromarray(labels.astype(np.uint8))
+    image.putpalette(PALETTE.tobytes())
+    save_picture(image, path)
 
 
-def save_picture(picture: Image.Image, path: Path, *, fast: bool = False) -> None:
+def save_picture(image: Image.Image, path: Path, *, fast: bool = False) -> None:
     """Write a PNG, whole or not at all; its folder is made. Fast: in a quarter of the time, a twentieth larger."""
     options = _FAST_COMPRESSION if fast else _COMPRESSION
-    write_whole(path, lambda part: picture.save(part, format="PNG", **options))
+    write_whole(path, lambda part: image.save(part, format="PNG", **options))

@@ -1,1 +1,1 @@
-"""Readers of data sets, one a format; each is a :class:`astseg.data.open.SceneSource`."""
+"""Readers of data sets, one a format; each is a :class:`astseg.data.source.SceneSource`."""

@@ -1,7 +1,7 @@
 """Folders laid out as CLEVRTEX: ``clevrtex_full/0/CLEVRTEX_full_000000{.png,_flat.png,.json}``.
 
 Source: the CLEVRTEX data set and its generator (Karazija, Laina and Rupprecht, NeurIPS 2021), which writes CLEVR the
-same way. A thousand scenes a subfolder; the image is RGB or RGBA; the mask ``_flat.png`` is a palette picture whose
+same way. A thousand scenes a subfolder; the image is RGB or RGBA; the mask ``_flat.png`` is a palette image whose
 indices are the labels, 0 = background; the ``.json`` is written last, so an image without one is unfinished. Other
 passes of the renderer (depth, normals, ...) may lie in the same folder and are ignored.
 
@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from astseg.data.benchmark import Benchmark, NoSplitError
+from astseg.data.benchmark import Benchmark
 from astseg.data.formats.pictures import check_mask_size, read_labels, read_rgb
+from astseg.data.source import NoSplitError, SceneSource
 from astseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,23 +46,16 @@ class _Listing:
 
     @property
     def rendered(self) -> bool:
-        """Whether there are masks, or descriptions beside images: an ordinary folder of pictures has neither."""
+        """Whether there are masks, or descriptions beside images: an ordinary folder of images has neither."""
         return bool(self.found["_flat.png"] or (self.found[".png"] and self.found[".json"]))
 
 
-class ClevrtexSource:
-    """Scenes of a folder in the CLEVRTEX layout.
-
-    Attributes:
-        name: The format in words.
-        has_labels: Whether there are masks.
-        benchmark: What the paper does with it, for CLEVR and CLEVRTEX; otherwise None.
-        crop: 0.8 of the short side for CLEVR and CLEVRTEX, the protocol of the CLEVRTEX benchmark; otherwise 1.
-    """
+class ClevrtexSource(SceneSource):
+    """Scenes of a folder in the CLEVRTEX layout."""
 
     def __init__(self, root: Path, prefix: str, variant: str, listing: _Listing) -> None:
         """Take the files that :func:`find_clevrtex` listed."""
-        self._root = root
+        self._path = root
         self._variant = variant
         self._stem = f"{prefix}_{variant}"
         self._images, self._masks, self._descriptions = (listing.found[end] for end in (".png", "_flat.png", ".json"))
@@ -70,7 +64,6 @@ class ClevrtexSource:
         self.name = f"CLEVRTEX layout, {self._stem}"
         self.has_labels = bool(self._masks)
         self.benchmark = _BENCHMARKS.get(prefix.upper())
-        self.crop = self.benchmark.crop if self.benchmark else 1.0
 
     def __len__(self) -> int:
         """Number of scenes, gaps included."""
@@ -92,11 +85,7 @@ class ClevrtexSource:
         return None
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """Image H x W x 3 and labels H x W (0 = background) of a scene, both uint8.
-
-        Raises:
-            UserError: A file is missing or broken, or the mask has another size than the image.
-        """
+        """Image and labels of a scene."""
         if problem := self.problem(index):
             raise UserError(problem)
         number, name = self._numbers[index], self.scene_name(index)
@@ -114,7 +103,7 @@ class ClevrtexSource:
             UserError: The variant is ``outd``, which is a test set as a whole and has no splits.
         """
         if self._variant == "outd":
-            raise NoSplitError(f"'{self._root}' is the outd variant, which has no '{name}' split: use 'all'")
+            raise NoSplitError(f"'{self._path}' is the outd variant, which has no '{name}' split: use 'all'")
         start, stop = (int(fraction * len(self)) for fraction in _SPLITS[name])
         return list(range(start, stop))
 

@@ -1,4 +1,4 @@
-"""Masks of a COCO json: polygons and run lengths of each picture to one label map.
+"""Images whose objects a COCO json outlines: polygons and run lengths of each image to one label map.
 
 Source: the COCO data format (cocodataset.org). Where objects overlap, the smaller one is in front; crowds are left out,
 since they are no objects. Categories are not looked at.
@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from astseg.data.formats.pictures import check_mask_size, read_rgb
 from astseg.data.formats.rle import mask_from_runs, runs_from_text
+from astseg.data.source import SceneSource
 from astseg.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CocoMasks", "polygon_mask", "read_coco"]
+__all__ = ["CocoSource", "find_coco", "polygon_mask"]
 
 
-class CocoMasks:
-    """Label maps of the pictures of one json.
+class CocoSource(SceneSource):
+    """The images that a COCO json lists, beside it, in ``images`` there, or in ``images`` beside ``annotations``."""
 
-    Attributes:
-        files: Names of the pictures, as the json has them.
-    """
+    has_labels = True
 
     def __init__(self, path: Path, content: dict[str, Any]) -> None:
         """Take the content of a json.
@@ -35,6 +35,7 @@ class CocoMasks:
         Raises:
             UserError: It lacks what COCO asks for.
         """
+        self.name = f"pictures with COCO masks, {path.name}"
         self._path = path
         self._objects: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self._sizes: dict[str, tuple[int, int]] = {}
@@ -50,18 +51,47 @@ class CocoMasks:
                 f"'{path}' is no whole COCO file ({type(error).__name__}: {error}): expected images with id, file_name,"
                 " height and width, and annotations with image_id and segmentation"
             ) from None
-        self.files = list(self._sizes)
+        self._files = list(self._sizes)
 
-    def labels(self, file: str) -> NDArray[np.uint8]:
-        """The label map of a picture, H x W, 0 = background; objects are numbered in the order of the json.
+    def __len__(self) -> int:
+        """Number of images that the json lists."""
+        return len(self._files)
+
+    def scene_name(self, index: int) -> str:
+        """Name of an image, as the json has it."""
+        return self._files[index]
+
+    def problem(self, index: int) -> str | None:
+        """Whether the image is missing."""
+        return None if self._file(index) else f"'{self._files[index]}' is missing"
+
+    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Image and labels, objects in the order of the json.
 
         Raises:
-            UserError: A segmentation is broken, or there are more than 255 objects.
+            UserError: The image is missing, broken or of another size than the json says, or a mask is broken.
         """
-        height, width = self._sizes[file]
-        objects = self._objects.get(file, [])
+        name, file = self._files[index], self._file(index)
+        if file is None:
+            raise UserError(f"'{name}' is missing")
+        image = read_rgb(file, name, upright=True)
+        labels = self._labels(name)
+        check_mask_size(labels, image, f"mask of '{name}'")
+        return image, labels
+
+    def _file(self, index: int) -> Path | None:
+        name, beside = self._files[index], self._path.parent
+        folders = [beside, beside / "images"]
+        if beside.name == "annotations":
+            folders.append(beside.parent / "images")
+        return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+    def _labels(self, name: str) -> NDArray[np.uint8]:
+        """The label map of an image."""
+        height, width = self._sizes[name]
+        objects = self._objects.get(name, [])
         if len(objects) > 255:
-            raise UserError(f"'{file}' has {len(objects)} objects in '{self._path.name}', expected at most 255")
+            raise UserError(f"'{name}' has {len(objects)} objects in '{self._path.name}', expected at most 255")
         masks = []
         for annotation in objects:
             try:
@@ -69,7 +99,7 @@ class CocoMasks:
             except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
                 known = annotation.get("id", "?")
                 raise UserError(
-                    f"annotation {known} of '{file}' in '{self._path.name}' is broken ({error}): mend or remove it"
+                    f"annotation {known} of '{name}' in '{self._path.name}' is broken ({error}): mend or remove it"
                 ) from None
         labels = np.zeros((height, width), np.uint8)
         areas = [int(mask.sum()) for mask in masks]
@@ -78,11 +108,11 @@ class CocoMasks:
         return labels
 
 
-def read_coco(path: Path) -> CocoMasks | None:
-    """Read a json; None if it is no COCO file.
+def find_coco(path: Path) -> CocoSource | None:
+    """Recognise a COCO json.
 
     Raises:
-        UserError: It is broken.
+        UserError: The json is broken.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -92,14 +122,14 @@ def read_coco(path: Path) -> CocoMasks | None:
         raise UserError(f"'{path}' is no readable json ({str(error).splitlines()[0]}): write it again") from None
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         return None
-    return CocoMasks(path, content)
+    return CocoSource(path, content)
 
 
 def _mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
     """One segmentation as H x W."""
     if isinstance(segmentation, dict):
         if list(segmentation["size"]) != [height, width]:
-            raise ValueError(f"its size is {segmentation['size']}, the picture's {[height, width]}")
+            raise ValueError(f"its size is {segmentation['size']}, the image's {[height, width]}")
         counts = segmentation["counts"]
         return mask_from_runs(runs_from_text(counts) if isinstance(counts, str) else counts, height, width)
     mask = np.zeros((height, width), np.bool_)

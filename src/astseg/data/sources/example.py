@@ -59,34 +59,23 @@ def features(data: bytes) -> dict[str, range]:
     return found
 
 
-def byte_list(data: bytes, feature: range, size: int | None = None) -> NDArray[np.uint8]:
-    """A list of bytes: one-byte strings, as DeepMind wrote them, or one string of all.
-
-    Args:
-        data: The record.
-        feature: Where the feature lies in it.
-        size: Bytes expected; None: as many as there are.
+def byte_list(data: bytes, feature: range) -> NDArray[np.uint8]:
+    """A list of bytes in a feature of a record: one-byte strings, as DeepMind wrote them, or one string of all.
 
     Raises:
-        BrokenExampleError: Something else lies there, or another number of bytes.
+        BrokenExampleError: Something else lies there.
     """
     lists = list(_delimited(data, feature, _BYTES_LIST))
     if len(lists) != 1:
         raise BrokenExampleError(feature.start, "begins a feature that is no list of strings")
-    _, place = lists[0]
-    raw = np.frombuffer(data, np.uint8, len(place), place.start) if len(place) else np.zeros(0, np.uint8)
-    values = None
+    place = lists[0][1]
+    raw = np.frombuffer(data, np.uint8)[place.start : place.stop]
     if len(raw) % 3 == 0 and (raw[0::3] == 0x0A).all() and (raw[1::3] == 1).all():
-        values = raw[2::3]
-    else:
-        strings = [part for _, part in _delimited(data, place, 1)] if len(raw) < 2 or raw[1] != 1 else []
-        if len(strings) == 1:
-            values = np.frombuffer(data, np.uint8, len(strings[0]), strings[0].start)
-    if values is None:
+        return raw[2::3]
+    strings = list(_delimited(data, place, 1)) if len(raw) < 2 or raw[1] != 1 else []
+    if len(strings) != 1:
         raise BrokenExampleError(place.start, "begins strings that are neither one byte each nor a single one")
-    if size is not None and len(values) != size:
-        raise BrokenExampleError(place.start, f"begins a list of {len(values)} bytes, expected {size}")
-    return values
+    return np.frombuffer(data, np.uint8)[strings[0][1].start : strings[0][1].stop]
 
 
 def _delimited(data: bytes, place: range, wanted: int | None = None) -> Iterator[tuple[int, range]]:

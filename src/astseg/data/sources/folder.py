@@ -1,4 +1,4 @@
-"""A plain folder of pictures, or one picture: no masks, no splits."""
+"""A plain folder of images, or one image: no masks, no splits."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from astseg.data.benchmark import NoSplitError
 from astseg.data.formats.pictures import PICTURE_SUFFIXES, read_rgb
+from astseg.data.source import SceneSource
 from astseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,60 +21,46 @@ __all__ = ["FolderSource"]
 _LABELLED = re.compile(r"[A-Za-z0-9]+_[A-Za-z0-9]+_[0-9]{6}_flat\.png")
 
 
-class FolderSource:
-    """Every picture under a folder, in natural order (``frame_2`` before ``frame_10``), without hidden files."""
-
-    has_labels = False
-    benchmark = None
-    crop = 1.0
+class FolderSource(SceneSource):
+    """Every image under a folder, in natural order (``frame_2`` before ``frame_10``), without hidden files."""
 
     def __init__(self, path: Path, files: list[str] | None = None) -> None:
-        """Find the pictures.
+        """Find the images.
 
         Args:
-            path: A folder, searched with all its subfolders, or one picture file.
-            files: Paths of pictures below the folder, where it is known which ones are meant.
+            path: A folder, searched with all its subfolders, or one image file.
+            files: Paths of images below the folder, where it is known which ones are meant.
 
         Raises:
-            UserError: There is no picture, or the folder holds labelled data sets further down.
+            UserError: There is no image, or the folder holds labelled data sets further down.
         """
         self.name = "one picture" if path.is_file() else "folder of pictures"
-        self._root = path.parent if path.is_file() else path
-        self._files = files if files is not None else [path.name] if path.is_file() else _list_pictures(path)
+        self._path = path.parent if path.is_file() else path
+        self._files = files if files is not None else [path.name] if path.is_file() else _list_images(path)
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self._files)
 
     def scene_name(self, index: int) -> str:
-        """Path of a picture below the folder, with its suffix and ``/`` between the parts."""
+        """Path of an image below the folder, with its suffix and ``/`` between the parts."""
         return self._files[index]
 
-    def problem(self, index: int) -> str | None:
-        """Nothing is known of a picture before it is read."""
-        return None
-
     def read(self, index: int) -> tuple[NDArray[np.uint8], None]:
-        """Picture ``index``, H x W x 3 uint8, upright, and no labels. Raises UserError for a broken file."""
+        """The image, upright, and no labels."""
         name = self._files[index]
-        return read_rgb(self._root / name, name, upright=True), None
-
-    def split(self, name: str) -> list[int]:
-        """Refuse: a plain folder declares no splits."""
-        raise NoSplitError(
-            f"'{self._root}' is a {self.name}, which has no '{name}' split: use 'all' or a slice such as ':-50'"
-        )
+        return read_rgb(self._path / name, name, upright=True), None
 
 
-def _list_pictures(root: Path) -> list[str]:
-    """Paths of all pictures below ``root``, relative to it, in natural order."""
+def _list_images(root: Path) -> list[str]:
+    """Paths of all images below ``root``, relative to it, in natural order."""
 
     def refuse(error: OSError) -> None:
         raise UserError(f"'{error.filename}' cannot be listed ({error.strerror}): check its permissions") from error
 
     names: list[str] = []
     for folder, subfolders, files in os.walk(root, onerror=refuse):
-        # Masks must never be taken for pictures: somebody named the folder above several data sets.
+        # Masks must never be taken for images: somebody named the folder above several data sets.
         if any(_LABELLED.fullmatch(file) for file in files):
             raise UserError(f"'{root}' holds a labelled data set in '{folder}' among other files: name that folder")
         subfolders[:] = [subfolder for subfolder in subfolders if not subfolder.startswith(".")]

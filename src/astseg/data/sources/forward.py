@@ -1,4 +1,4 @@
-"""Random access to what can only be read forward: records of a compressed file, frames of a video."""
+"""Items by number of what can only be read forward: records of a compressed file, frames of a video."""
 
 from __future__ import annotations
 
@@ -11,19 +11,16 @@ __all__ = ["Forward"]
 
 T = TypeVar("T")
 
-WINDOW = 16
-"""Items that are kept after they were read: several threads ask for neighbours in any order."""
-
 
 class Forward(Generic[T]):
     """Items by number, fast where numbers rise; safe to ask from several threads."""
 
-    def __init__(self, begin: Callable[[int], Iterator[T]], *, window: int = WINDOW) -> None:
+    def __init__(self, begin: Callable[[], Iterator[T]], *, window: int = 16) -> None:
         """Take what to read from.
 
         Args:
-            begin: Gives the items from a number on, all of them to the end.
-            window: Items kept; a jump forward by more begins anew.
+            begin: Gives all items, from the first one on; called again to go back.
+            window: Latest items that are kept, as several threads ask for neighbours in any order.
         """
         self._begin = begin
         self._window = window
@@ -37,19 +34,17 @@ class Forward(Generic[T]):
         with self._lock:
             if index in self._recent:
                 return self._recent[index]
-            if self._items is None or not self._next <= index <= self._next + self._window:
-                self._items, self._next = self._begin(index), index
-            try:
-                while self._next <= index:
-                    item = next(self._items)
-                    self._recent[self._next] = item
-                    self._next += 1
-                    if len(self._recent) > self._window:
-                        self._recent.popitem(last=False)
-            except StopIteration:
-                self._items = None
-                raise IndexError(f"there is no item {index}") from None
-            except BaseException:
-                self._items = None
-                raise
-            return item
+            items, self._items = self._items, None  # none are left after an error
+            if items is None or index < self._next:
+                items, self._next = self._begin(), 0
+                self._recent.clear()
+            while self._next <= index:
+                try:
+                    self._recent[self._next] = next(items)
+                except StopIteration:
+                    raise IndexError(f"there is no item {index}") from None
+                self._next += 1
+                if len(self._recent) > self._window:
+                    self._recent.popitem(last=False)
+            self._items = items
+            return self._recent[index]

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from astseg.data.benchmark import Benchmark, NoSplitError
+from astseg.data.benchmark import Benchmark
 from astseg.data.formats.labels import renumbered
+from astseg.data.source import SceneSource
 from astseg.data.sources.clevrtex import CLEVRTEX
 from astseg.data.sources.shapestacks import SHAPESTACKS
 from astseg.data.sources.tfrecord import CLEVR_WITH_MASKS, OBJECTS_ROOM
@@ -51,15 +52,8 @@ class _Part:
     masks: Any
 
 
-class Hdf5Source:
-    """Scenes of one HDF5 file, read one by one.
-
-    Attributes:
-        name: The format in words.
-        has_labels: Whether there are masks.
-        benchmark: The data set that the file's name tells, or None.
-        crop: The part of the short side that this keeps.
-    """
+class Hdf5Source(SceneSource):
+    """Scenes of one HDF5 file, read one by one."""
 
     def __init__(self, path: Path) -> None:
         """Find the arrays.
@@ -92,7 +86,6 @@ class Hdf5Source:
         self.has_labels = all(part.masks is not None for part in self._parts)
         stem = path.stem.lower()
         self.benchmark: Benchmark | None = next((about for key, about in _BY_NAME.items() if key in stem), None)
-        self.crop = self.benchmark.crop if self.benchmark else 1.0
         declared = arrays.get("background_labels")
         self._background = (
             np.ravel(declared[()])
@@ -110,12 +103,8 @@ class Hdf5Source:
         part = self._part(index)
         return "/".join(filter(None, [part.name, f"{index - part.start:06d}"]))
 
-    def problem(self, index: int) -> str | None:
-        """Nothing is known of a scene before it is read."""
-        return None
-
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """Image H x W x 3 and labels H x W (0 = background) of a scene, both uint8. Raises UserError for damage."""
+        """Image and labels of a scene."""
         part, name = self._part(index), self.scene_name(index)
         try:
             image = part.images[index - part.start]
@@ -134,9 +123,7 @@ class Hdf5Source:
             if SPLIT_NAMES.get(part.name.split("/")[-1].lower()) == name
             for index in range(part.start, part.start + len(part.images))
         ]
-        if not chosen:
-            raise NoSplitError(f"'{self._path}' has no '{name}' split: use 'all' or a slice such as ':-500'")
-        return chosen
+        return chosen or super().split(name)
 
     def _add(self, group: str, images: Any, masks: Any) -> None:
         if images.ndim != 4 or 3 not in (images.shape[1], images.shape[3]):

@@ -1,6 +1,6 @@
 """Hugging Face data sets on disk: ``save_to_disk`` folders and parquet files. Needs the extra ``huggingface``.
 
-A column of encoded pictures, ``image``, and if there is one a column of masks, ``mask``, whose stored numbers are the
+A column of encoded images, ``image``, and if there is one a column of masks, ``mask``, whose stored numbers are the
 labels. Both are ``Image`` features: ``{bytes, path}``, or plain binary. Splits come from ``dataset_dict.json`` or from
 file names such as ``train-00000-of-00002.parquet``.
 """
@@ -15,9 +15,9 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from astseg.data.benchmark import NoSplitError
 from astseg.data.formats.labels import renumbered
 from astseg.data.formats.pictures import check_mask_size, read_label_numbers, read_rgb
+from astseg.data.source import SceneSource
 from astseg.data.sources.hdf5 import SPLIT_NAMES
 from astseg.errors import UserError
 
@@ -42,16 +42,8 @@ class _Chunk:
     read: Callable[[], Any]
 
 
-class TableSource:
-    """Scenes of the rows of tables, one chunk of rows in memory at a time.
-
-    Attributes:
-        name: The format in words.
-        has_labels: Whether there is a column of masks.
-    """
-
-    benchmark = None
-    crop = 1.0
+class TableSource(SceneSource):
+    """Scenes of the rows of tables, one chunk of rows in memory at a time."""
 
     def __init__(self, path: Path, files: list[tuple[Path, str | None]]) -> None:
         """Look at the columns and count the rows.
@@ -61,7 +53,7 @@ class TableSource:
             files: Arrow and parquet files, each with the name of its split where that is known.
 
         Raises:
-            UserError: pyarrow is missing, a file is broken, or there is no column of pictures.
+            UserError: pyarrow is missing, a file is broken, or there is no column of images.
         """
         try:
             import pyarrow
@@ -97,12 +89,8 @@ class TableSource:
         first = next(other.start for other in self._chunks if other.split == chunk.split)
         return "/".join(filter(None, [chunk.split, f"{index - first:06d}"]))
 
-    def problem(self, index: int) -> str | None:
-        """Nothing is known of a row before it is read."""
-        return None
-
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """Image H x W x 3, upright, and labels H x W (0 = background) of a scene. Raises UserError for a broken row."""
+        """Image and labels of a scene."""
         name = self.scene_name(index)
         with self._lock:
             number = self._chunk(index)
@@ -125,15 +113,13 @@ class TableSource:
             if chunk.split is not None and SPLIT_NAMES.get(chunk.split) == name
             for index in range(chunk.start, chunk.start + chunk.rows)
         ]
-        if not chosen:
-            raise NoSplitError(f"'{self._path}' has no '{name}' split: use 'all' or a slice such as ':-500'")
-        return chosen
+        return chosen or super().split(name)
 
     def _chunk(self, index: int) -> int:
         return next(n for n in range(len(self._chunks) - 1, -1, -1) if self._chunks[n].start <= index)
 
     def _add(self, file: Path, split: str | None) -> list[str]:
-        """Note the rows of a file; its columns that may hold pictures."""
+        """Note the rows of a file; its columns that may hold images."""
         from pyarrow import ipc, memory_map, parquet, types
 
         start = len(self)
@@ -188,7 +174,7 @@ def _row_group(table: Any, group: int) -> Callable[[], Any]:
 
 
 def _encoded(value: Any, name: str) -> bytes:
-    """The bytes of an encoded picture."""
+    """The bytes of an encoded image."""
     data = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(data, bytes):
         raise UserError(f"'{name}' holds no encoded picture: embed the pictures when saving the data set")

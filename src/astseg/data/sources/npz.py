@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from astseg.data.benchmark import NoSplitError
 from astseg.data.formats.labels import compact_labels
+from astseg.data.source import SceneSource
 from astseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,17 +20,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["NpzSource", "compact_labels"]
+__all__ = ["NpzSource"]
 
 _KEYS = ("images", "masks", "background_labels", "split", "names")
 
 
-class NpzSource:
+class NpzSource(SceneSource):
     """Scenes of a ``.npz`` file, decompressed once."""
 
     name = ".npz arrays"
-    benchmark = None
-    crop = 1.0
 
     def __init__(self, path: Path) -> None:
         """Read and check the arrays.
@@ -75,22 +73,14 @@ class NpzSource:
         """The file's own name of a scene, or its number such as ``000012``."""
         return f"{index:06d}" if self._names is None else str(self._names[index])
 
-    def problem(self, index: int) -> str | None:
-        """The whole file was checked when it was opened."""
-        return None
-
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """Image H x W x 3 and labels H x W (0 = background) of a scene, both uint8."""
+        """Image and labels of a scene."""
         return self._images[index], None if self._labels is None else self._labels[index]
 
     def split(self, name: str) -> list[int]:
-        """Indices of a split; the evaluation scenes serve as both ``val`` and ``test``.
-
-        Raises:
-            UserError: The file carries no splits.
-        """
+        """Indices of a split; the evaluation scenes serve as both ``val`` and ``test``."""
         if self._split is None:
-            raise NoSplitError(f"'{self._path}' has no '{name}' split: use 'all' or a slice such as ':-500'")
+            return super().split(name)
         return [int(index) for index in np.flatnonzero(self._split == (0 if name == "train" else 1))]
 
 

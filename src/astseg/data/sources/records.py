@@ -6,28 +6,25 @@ uint32 masked_crc32c(data)``, little endian. Offsets in error messages are those
 
 from __future__ import annotations
 
+import gzip
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import google_crc32c
 
 from astseg.errors import UserError
 
-if TYPE_CHECKING:
-    from typing import IO
-    from zlib import _Decompress
-
-__all__ = ["Record", "RecordFile", "masked_crc32c"]
+__all__ = ["Record", "count_records", "masked_crc32c", "read_records"]
 
 LARGEST_RECORD = 2**26
 """Bytes; twenty times a record of CLEVR, the largest known. A longer one is taken for damage."""
 
 _CHUNK = 2**18
-_MARKS = 512
 
 
 def masked_crc32c(data: bytes) -> int:
@@ -42,180 +39,88 @@ def masked_crc32c(data: bytes) -> int:
 
 @dataclass(frozen=True)
 class Record:
-    """One record.
+    """One record, whose data were not checked yet.
 
     Attributes:
+        path: The file.
         index: Its number in the file, from 0.
-        offset: Where its data begin among the unpacked bytes.
-        data: The data.
+        begin: Where it begins among the unpacked bytes.
+        data: The data, as they were read.
+        checksum: What the file says of them.
     """
 
+    path: Path
     index: int
-    offset: int
+    begin: int
     data: bytes
+    checksum: int
+
+    def checked(self) -> bytes:
+        """The data. Raises UserError where they do not match the checksum."""
+        if masked_crc32c(self.data) != self.checksum:
+            raise self.damaged(0, "does not match its checksum")
+        return self.data
+
+    def damaged(self, offset: int, what: str) -> UserError:
+        """The error of a record; offset: of the fault, from the begin of the record."""
+        where = f"record {self.index} at byte {self.begin + offset}"
+        return UserError(f"'{self.path}' is damaged: {where} {what}: fetch the file again")
 
 
-@dataclass(frozen=True)
-class _Mark:
-    """A place to go on from: before record ``index``."""
+def read_records(path: Path) -> Iterator[Record]:
+    """All records of a file, forward.
 
-    index: int
-    offset: int
-    position: int
-    unpacker: _Decompress | None
-
-
-class RecordFile:
-    """Records of one file, read forward from any of them; places passed on the way are kept to go on from."""
-
-    def __init__(self, path: Path) -> None:
-        """Take the file, which is opened anew for each pass over it."""
-        self.path = path
-        self._marks: list[_Mark] = []
-        self._spacing = 1
-        self._count: int | None = None
-
-    def records(self, start: int = 0) -> Iterator[Record]:
-        """The records from a number on; their checksums hold.
-
-        Raises:
-            UserError: The file is damaged; the line names the file and the offset.
-        """
-        for record in self._walk(start):
-            if record is not None:
-                yield record
-
-    def count(self) -> int:
-        """Number of records, by one pass over the lengths. Raises UserError for a damaged file."""
-        if self._count is None:
-            for _ in self._walk(None):
-                pass
-            assert self._count is not None
-        return self._count
-
-    def _walk(self, start: int | None) -> Iterator[Record | None]:
-        """The records from ``start`` on (None: none of them is read), None for each that is passed over."""
-        with _Unpacked(self.path) as stream:
-            mark = max((mark for mark in self._marks if mark.index <= (start or 0)), key=_index, default=None)
-            index = stream.go_on(mark) if mark is not None else 0
-            while True:
-                self._note(index, stream)
-                begin = stream.offset
-                head = stream.read(12)
-                if not head:
-                    self._count = index
-                    return
-                length = self._length(head, index, begin)
-                wanted = start is not None and index >= start
-                data = stream.read(length) if wanted else b""
-                if not wanted:
-                    stream.skip(length)
-                tail = stream.read(4)
-                if stream.offset < begin + 16 + length:
-                    raise self._damaged(index, begin, f"ends after {stream.offset - begin} of {16 + length} bytes")
-                if wanted and struct.unpack("<I", tail)[0] != masked_crc32c(data):
-                    raise self._damaged(index, begin, "does not match its checksum")
-                yield Record(index, begin + 12, data) if wanted else None
-                index += 1
-
-    def _length(self, head: bytes, index: int, begin: int) -> int:
-        """The length of a record, from the 12 bytes in front of it."""
-        if len(head) < 12:
-            raise self._damaged(index, begin, f"ends after {len(head)} bytes")
-        length, checksum = struct.unpack("<QI", head)
-        if checksum != masked_crc32c(head[:8]):
-            raise self._damaged(index, begin, "has a length that does not match its checksum")
-        if length > LARGEST_RECORD:
-            raise self._damaged(index, begin, f"says it has {length} bytes, more than {LARGEST_RECORD}")
-        return int(length)
-
-    def _damaged(self, index: int, offset: int, what: str) -> UserError:
-        return UserError(f"'{self.path}' is damaged: record {index} at byte {offset} {what}: fetch the file again")
-
-    def _note(self, index: int, stream: _Unpacked) -> None:
-        """Keep this place if it is due; of too many places, every second one is dropped."""
-        if index % self._spacing or (self._marks and self._marks[-1].index >= index):
-            return
-        self._marks.append(stream.mark(index))
-        if len(self._marks) > _MARKS:
-            self._marks = self._marks[::2]
-            self._spacing *= 2
+    Raises:
+        UserError: The file is damaged; the line names the file and the offset.
+    """
+    with path.open("rb") as file:
+        is_packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        stream: gzip.GzipFile | BufferedReader = gzip.GzipFile(fileobj=file) if is_packed else file
+        begin = index = 0
+        while head := _take(stream, 12, path, begin):
+            here = Record(path, index, begin, b"", 0)
+            if len(head) < 12:
+                raise here.damaged(0, f"ends after {len(head)} bytes")
+            length, checksum = struct.unpack("<QI", head)
+            if checksum != masked_crc32c(head[:8]):
+                raise here.damaged(0, "has a length that does not match its checksum")
+            if length > LARGEST_RECORD:
+                raise here.damaged(0, f"says it has {length} bytes, more than {LARGEST_RECORD}")
+            data = _take(stream, length, path, begin + 12)
+            tail = _take(stream, 4, path, begin + 12 + length)
+            if len(tail) < 4:
+                raise here.damaged(0, f"ends after {12 + len(data) + len(tail)} of {16 + length} bytes")
+            yield Record(path, index, begin, data, *struct.unpack("<I", tail))
+            begin, index = begin + 16 + length, index + 1
 
 
-def _index(mark: _Mark) -> int:
-    return mark.index
+def count_records(path: Path) -> int:
+    """Number of records, by one pass over a file; a file that is as it was is not read again.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    about = path.stat()
+    return _count(path, about.st_size, about.st_mtime_ns)
 
 
-class _Unpacked:
-    """The unpacked bytes of a file, or its own bytes if it is not packed."""
+@lru_cache(maxsize=64)
+def _count(path: Path, size: int, changed: int) -> int:
+    return sum(1 for _ in read_records(path))
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: IO[bytes] = path.open("rb")
-        packed = self._file.read(2) == b"\x1f\x8b"
-        self._file.seek(0)
-        self._unpacker: _Decompress | None = zlib.decompressobj(31) if packed else None
-        self._pending = b""
-        self.offset = 0
 
-    def __enter__(self) -> _Unpacked:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def mark(self, index: int) -> _Mark:
-        """This place, which is that of a record."""
-        unpacker = None if self._unpacker is None else self._unpacker.copy()
-        return _Mark(index, self.offset, self._file.tell() - len(self._pending), unpacker)
-
-    def go_on(self, mark: _Mark) -> int:
-        """Go to a place; the number of its record."""
-        self._file.seek(mark.position)
-        self._unpacker = None if mark.unpacker is None else mark.unpacker.copy()
-        self._pending, self.offset = b"", mark.offset
-        return mark.index
-
-    def read(self, size: int) -> bytes:
-        """The next bytes, fewer only at the end of the file. Memory grows with what is there, not with ``size``."""
-        parts = []
-        while size > 0 and (part := self._some(size)):
+def _take(stream: gzip.GzipFile | BufferedReader, size: int, path: Path, offset: int) -> bytes:
+    """The next bytes, fewer only at the end of the file. Memory grows with what is there, not with ``size``."""
+    parts, left = [], size
+    try:
+        while left and (part := stream.read(min(left, _CHUNK))):
             parts.append(part)
-            size -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def skip(self, size: int) -> None:
-        """Pass over bytes, as far as there are any."""
-        while size > 0 and (part := self._some(min(size, _CHUNK))):
-            size -= len(part)
-
-    def _some(self, size: int) -> bytes:
-        """At least one byte and at most ``size``, or nothing at the end."""
-        part = self._file.read(min(size, _CHUNK)) if self._unpacker is None else self._unpack(size)
-        self.offset += len(part)
-        return part
-
-    def _unpack(self, size: int) -> bytes:
-        assert self._unpacker is not None
-        while True:
-            if self._unpacker.eof:  # another GZIP stream may follow
-                self._pending = self._unpacker.unused_data or self._file.read(_CHUNK)
-                if not self._pending:
-                    return b""
-                self._unpacker = zlib.decompressobj(31)
-            packed = self._pending or self._file.read(_CHUNK)
-            try:
-                part = self._unpacker.decompress(packed, size)
-            except zlib.error as error:
-                raise UserError(
-                    f"'{self._path}' is damaged: its GZIP stream breaks at byte {self.offset} of the unpacked data"
-                    f" ({error}): fetch the file again"
-                ) from None
-            self._pending = self._unpacker.unconsumed_tail
-            if part:
-                return part
-            if not packed and not self._unpacker.eof:
-                raise UserError(
-                    f"'{self._path}' is damaged: its GZIP stream ends at byte {self.offset} of the unpacked data,"
-                    f" before it is complete: fetch the file again"
-                )
+            left -= len(part)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        what = "ends, before it is complete," if isinstance(error, EOFError) else f"breaks ({error})"
+        raise UserError(
+            f"'{path}' is damaged: its GZIP stream {what} at byte {offset + size - left} of the unpacked data:"
+            " fetch the file again"
+        ) from None
+    return b"".join(parts)

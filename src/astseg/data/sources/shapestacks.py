@@ -1,6 +1,6 @@
 """ShapeStacks in its own folders: ``recordings``, ``iseg`` and ``splits``.
 
-Source: Groth, Fuchs, Posner and Vedaldi, ECCV 2018, and its reader. Below ``recordings/SCENARIO`` lie pictures
+Source: Groth, Fuchs, Posner and Vedaldi, ECCV 2018, and its reader. Below ``recordings/SCENARIO`` lie images
 ``rgb-w=W-f=F-l=L-c=C-cam_N-mono-0.png``, below ``iseg/SCENARIO`` masks
 ``iseg-w=0-f=0-l=0-c=original-cam_N-mono-0.map``: they belong together by scenario and camera alone, and cameras are
 numbers (``cam_2`` before ``cam_10``). The masks are PNG files under another name whose grey is 32 times the label.
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from astseg.data.benchmark import Benchmark, NoSplitError
+from astseg.data.benchmark import Benchmark
 from astseg.data.formats.pictures import check_mask_size, read_rgb
+from astseg.data.source import NoSplitError, SceneSource
 from astseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,27 +42,22 @@ class _Scene:
     camera: int
 
 
-class ShapeStacksSource:
-    """One picture for each scenario and camera.
+class ShapeStacksSource(SceneSource):
+    """One image for each scenario and camera."""
 
-    Attributes:
-        name: The format in words.
-        has_labels: Whether there are masks.
-        benchmark: What the paper does with this data set.
-        crop: The part of the short side it keeps.
-    """
+    benchmark = SHAPESTACKS
 
     def __init__(self, root: Path, camera: int | None = None) -> None:
-        """List pictures and masks.
+        """List images and masks.
 
         Args:
             root: The folder with ``recordings`` in it.
             camera: Only this one; None: all.
 
         Raises:
-            UserError: No pictures, or two of one scenario and camera.
+            UserError: No images, or two of one scenario and camera.
         """
-        self._root = root
+        self._path = root
         self._images = _list_files(root / "recordings", _IMAGE)
         self._masks = _list_files(root / "iseg", _MASK)
         self.has_labels = bool(self._masks)
@@ -72,11 +68,9 @@ class ShapeStacksSource:
             which = f"of camera {camera} (there are {_short(cameras)})" if cameras else "'rgb-...-cam_1-mono-0.png'"
             raise UserError(f"'{root}/recordings' holds no pictures {which}: check the path")
         self.name = "ShapeStacks" + ("" if camera is None else f", camera {camera}")
-        self.benchmark = SHAPESTACKS
-        self.crop = SHAPESTACKS.crop
 
     def __len__(self) -> int:
-        """Number of pictures, those that only have a mask included."""
+        """Number of images, those that only have a mask included."""
         return len(self._scenes)
 
     def scene_name(self, index: int) -> str:
@@ -94,11 +88,7 @@ class ShapeStacksSource:
         return None
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """Image H x W x 3 and labels H x W (0 = background) of a scene, both uint8.
-
-        Raises:
-            UserError: A file is missing or broken, or the mask has another size than the image.
-        """
+        """Image and labels of a scene."""
         if problem := self.problem(index):
             raise UserError(problem)
         scene = self._scenes[index]
@@ -118,11 +108,11 @@ class ShapeStacksSource:
         Raises:
             UserError: No such file, or one that names a scenario that is not there.
         """
-        folders = sorted((self._root / "splits").glob("*/")) if (self._root / "splits").is_dir() else []
+        folders = sorted((self._path / "splits").glob("*/")) if (self._path / "splits").is_dir() else []
         folders.sort(key=lambda folder: folder.name != "default")
         file = next((f / end for f in folders for end in _SPLIT_FILES[name] if (f / end).is_file()), None)
         if file is None:
-            raise NoSplitError(f"'{self._root}' has no '{name}' split: expected splits/default/{_SPLIT_FILES[name][0]}")
+            raise NoSplitError(f"'{self._path}' has no '{name}' split: expected splits/default/{_SPLIT_FILES[name][0]}")
         scenarios = {line.strip() for line in file.read_text().splitlines()} - {""}
         missing = sorted(scenarios - {scene.scenario for scene in self._scenes})
         if missing:
@@ -133,7 +123,7 @@ class ShapeStacksSource:
 
 
 def find_shapestacks(path: Path, camera: int | None = None) -> ShapeStacksSource | None:
-    """Recognise the folder that holds ``recordings``, where its pictures are named as ShapeStacks names them."""
+    """Recognise the folder that holds ``recordings``, where its images are named as ShapeStacks names them."""
     if not (path / "recordings").is_dir() or not ((path / "iseg").is_dir() or (path / "splits").is_dir()):
         return None
     return ShapeStacksSource(path, camera)
@@ -143,7 +133,7 @@ def read_map(path: Path, name: str) -> NDArray[np.uint8]:
     """A mask: the grey of each pixel is 32 times its label, H x W, uint8.
 
     Raises:
-        UserError: The file is no picture, or its grey levels are no multiples of 32.
+        UserError: The file is no image, or its grey levels are no multiples of 32.
     """
     rgb = read_rgb(path, name, upright=False)
     if (rgb != rgb[:, :, :1]).any():
@@ -172,5 +162,4 @@ def _list_files(folder: Path, pattern: re.Pattern[str]) -> dict[_Scene, Path]:
 
 def _short(values: list[str] | list[int]) -> str:
     """The first few of a list, in words."""
-    told = ", ".join(str(value) for value in values[:5])
-    return told + (", ..." if len(values) > 5 else "")
+    return ", ".join([str(value) for value in values[:5]] + ["..."] * (len(values) > 5))

@@ -11,14 +11,16 @@ whole.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from astseg.data.benchmark import Benchmark, NoSplitError
+from astseg.data.benchmark import Benchmark
+from astseg.data.source import NoSplitError, SceneSource
 from astseg.data.sources.example import BrokenExampleError, byte_list, features
 from astseg.data.sources.forward import Forward
-from astseg.data.sources.records import Record, RecordFile
+from astseg.data.sources.records import Record, count_records, read_records
 from astseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,14 +41,8 @@ _ENDS = (".tfrecord", ".tfrecords")
 _TEST_VARIANTS = ("six_objects", "identical_color", "empty_room")
 
 
-class TFRecordSource:
-    """Scenes of one TFRecord file, unpacked as they are asked for; fast where their numbers rise.
-
-    Attributes:
-        name: The format in words.
-        benchmark: What the paper does with this data set.
-        crop: The part of the short side it keeps.
-    """
+class TFRecordSource(SceneSource):
+    """Scenes of one TFRecord file, which is read forward: fast where their numbers rise."""
 
     has_labels = True
 
@@ -57,35 +53,26 @@ class TFRecordSource:
             UserError: The file is damaged, empty, or of another data set.
         """
         self._path = path
-        self._file = RecordFile(path)
-        self._records = Forward(self._file.records)
+        self._records = Forward(partial(read_records, path))
         try:
             first = self._records[0]
         except IndexError:
             raise UserError(f"'{path}' holds no records: fetch the file again") from None
         except OSError as error:
             raise UserError(f"'{path}' cannot be read ({error.strerror}): check its permissions") from error
-        self._size, self.benchmark = _kind(path, first)
-        labels = scene_from(path, first, self._size, self.benchmark)[2]
-        self.name = f"TFRecord, {self.benchmark.name}, {labels} entities"
-        self.crop = self.benchmark.crop
+        self._size, benchmark = _kind(path, first)
+        self.benchmark = self._protocol = benchmark
+        entities = scene_from(first, self._size, benchmark)[2]
+        self.name = f"TFRecord, {benchmark.name}, {entities} entities"
         self._variant = next((variant for variant in _TEST_VARIANTS if variant in path.name), None)
 
     def __len__(self) -> int:
-        """Number of scenes; the first time by a pass over the file. Raises UserError for a damaged file."""
-        return self._file.count()
-
-    def scene_name(self, index: int) -> str:
-        """The number of a scene, such as ``000012``."""
-        return f"{index:06d}"
-
-    def problem(self, index: int) -> str | None:
-        """Nothing is known of a record before it is read."""
-        return None
+        """Number of scenes, by a pass over the file once in a process. Raises UserError for a damaged file."""
+        return count_records(self._path)
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Image H x W x 3 and labels H x W (0 = background) of a scene, both uint8. Raises UserError for damage."""
-        image, mask, _ = scene_from(self._path, self._records[index], self._size, self.benchmark)
+        """Image and labels of a scene."""
+        image, mask, _ = scene_from(self._records[index], self._size, self._protocol)
         return image, mask
 
     def split(self, name: str) -> list[int]:
@@ -121,12 +108,11 @@ def find_records(path: Path) -> TFRecordSource | None:
 
 
 def scene_from(
-    path: Path, record: Record, size: tuple[int, int], benchmark: Benchmark
+    record: Record, size: tuple[int, int], benchmark: Benchmark
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], int]:
     """Decode a record.
 
     Args:
-        path: The file, for messages.
         record: The record.
         size: (H, W).
         benchmark: Which entities are background.
@@ -136,28 +122,26 @@ def scene_from(
         number of entities.
 
     Raises:
-        UserError: The record holds something else; the line names the file and the offset.
+        UserError: The record is damaged or holds something else; the line names the file and the offset.
     """
     height, width = size
+    data = record.checked()
     try:
-        places = features(record.data)
+        places = features(data)
         for name in ("image", "mask"):
             if name not in places:
                 raise BrokenExampleError(0, f"begins an Example without '{name}'")
-        image = byte_list(record.data, places["image"], height * width * 3)
-        mask = byte_list(record.data, places["mask"])
-        if not len(mask) or len(mask) % (height * width):
-            expected = f"a multiple of {height} x {width}"
+        image, mask = (byte_list(data, places[name]) for name in ("image", "mask"))
+        if len(image) != height * width * 3:
+            expected = f"{len(image)} bytes, expected {height * width * 3}"
+            raise BrokenExampleError(places["image"].start, f"begins an image of {expected}")
+        if not len(mask) or len(mask) % (height * width) or len(mask) > 255 * height * width:
+            expected = f"{height} x {width} bytes for each of at most 255 entities"
             raise BrokenExampleError(places["mask"].start, f"begins a mask of {len(mask)} bytes, expected {expected}")
         planes = mask.reshape(-1, height * width)
-        if len(planes) > 255:
-            raise BrokenExampleError(places["mask"].start, f"begins {len(planes)} masks, expected at most 255")
         labels = _labels(planes, benchmark.background_labels, places["mask"].start)
     except BrokenExampleError as error:
-        raise UserError(
-            f"'{path}' is damaged: record {record.index}, byte {record.offset + error.offset} of the unpacked data"
-            f" {error.what}: fetch the file again"
-        ) from None
+        raise record.damaged(12 + error.offset, error.what) from None
     return image.reshape(height, width, 3).copy(), labels.reshape(height, width), len(planes)
 
 
@@ -177,11 +161,12 @@ def _labels(planes: NDArray[np.uint8], background: tuple[int, ...], offset: int)
 
 def _kind(path: Path, record: Record) -> tuple[tuple[int, int], Benchmark]:
     """Size and data set, by the number of bytes of the first image."""
+    data = record.checked()
     try:
-        places = features(record.data)
-        count = len(byte_list(record.data, places["image"])) if "image" in places else 0
+        places = features(data)
+        count = len(byte_list(data, places["image"])) if "image" in places else 0
     except BrokenExampleError as error:
-        raise UserError(f"'{path}' holds no scenes: byte {record.offset + error.offset} {error.what}") from None
+        raise UserError(f"'{path}' holds no scenes: byte {12 + error.offset} {error.what}") from None
     if count not in _SIZES:
         expected = " or ".join(f"{h}x{w} ({about.name})" for (h, w), about in _SIZES.values())
         raise UserError(f"'{path}' has images of {count} bytes, expected RGB of {expected}: write it as .npz instead")

@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from astseg.data.benchmark import NoSplitError
+from astseg.data.source import SceneSource
 from astseg.data.sources.forward import Forward
 from astseg.errors import UserError
 
@@ -25,15 +26,11 @@ VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mp
 _WINDOW = 8
 
 
-class VideoSource:
+class VideoSource(SceneSource):
     """Every ``stride``-th frame of one video or several; fast where the numbers rise.
 
     Frames are counted by their packets, without decoding.
     """
-
-    has_labels = False
-    benchmark = None
-    crop = 1.0
 
     def __init__(self, root: Path, files: list[str], *, stride: int = 1, frames: int | None = None) -> None:
         """Count the frames.
@@ -41,17 +38,17 @@ class VideoSource:
         Args:
             root: The folder.
             files: Videos in it.
-            stride: Take one frame of so many.
-            frames: Take at most so many of each video.
+            stride: Take every ``stride``-th frame.
+            frames: Take at most this many of each video.
 
         Raises:
             UserError: PyAV is missing, or a file is no video.
         """
-        self._root = root
+        self._path = root
         self.name = "video" if len(files) == 1 else f"{len(files)} videos"
         self._stride = stride
         self._frames: list[tuple[str, int]] = []
-        self._readers: dict[str, Forward[NDArray[np.uint8]]] = {}
+        self._readers: dict[str, Forward[Any]] = {}
         for file in files:
             count = -(-_count(root / file, file) // stride)
             count = count if frames is None else min(count, frames)
@@ -69,29 +66,21 @@ class VideoSource:
 
     def rate(self, file: str) -> Fraction:
         """Frames a second of one of the videos as they are taken here; 25 where the file does not say."""
-        with _opened(self._root / file, file) as container:
+        with _opened(self._path / file, file) as container:
             rate = container.streams.video[0].average_rate
-        # Damaged files tell any rate; these are what players and encoders take.
+        # Damaged files give any rate; these are what players and encoders take.
         taken = Fraction(rate or 25) / self._stride
         return min(max(taken, Fraction(1, 10)), Fraction(240)).limit_denominator(1001)
 
-    def problem(self, index: int) -> str | None:
-        """Nothing is known of a frame before it is read."""
-        return None
-
     def read(self, index: int) -> tuple[NDArray[np.uint8], None]:
-        """A frame, H x W x 3 uint8, turned upright, and no labels. Raises UserError where it cannot be decoded."""
+        """The image, upright, and no labels."""
         file, number = self._frames[index]
         try:
-            return self._readers[file][number // self._stride], None
+            frame = self._readers[file][number // self._stride]
         except IndexError:
             raise UserError(f"'{file}' ends before its frame {number}: write it again or take fewer frames") from None
-
-    def split(self, name: str) -> list[int]:
-        """Refuse: videos declare no splits."""
-        raise NoSplitError(
-            f"'{self._root}' is {self.name}, which has no '{name}' split: use 'all' or a slice as ':-50'"
-        )
+        turned = np.rot90(frame.to_ndarray(format="rgb24"), k=round(getattr(frame, "rotation", 0) / 90) % 4)
+        return np.ascontiguousarray(turned), None
 
 
 def list_videos(path: Path) -> list[str]:
@@ -109,7 +98,7 @@ def list_videos(path: Path) -> list[str]:
 
 
 def _opened(path: Path, name: str) -> Any:
-    """An open container with a picture stream."""
+    """An open container with an image stream."""
     try:
         import av
     except ImportError:
@@ -136,18 +125,11 @@ def _count(path: Path, name: str) -> int:
     return count
 
 
-def _decode(path: Path, name: str, stride: int, start: int) -> Iterator[NDArray[np.uint8]]:
-    """Every ``stride``-th frame, from the ``start``-th of these on."""
+def _decode(path: Path, name: str, stride: int) -> Iterator[Any]:
+    """Every ``stride``-th frame."""
     with _opened(path, name) as container:
         container.streams.video[0].thread_type = "AUTO"
-        frames = enumerate(container.decode(video=0))
-        while True:
-            try:
-                number, frame = next(frames)
-            except StopIteration:
-                return
-            except Exception as error:
-                raise UserError(f"'{name}' is damaged ({error}): write it again or take fewer frames") from None
-            if number % stride == 0 and number // stride >= start:
-                turned = np.rot90(frame.to_ndarray(format="rgb24"), k=round(getattr(frame, "rotation", 0) / 90) % 4)
-                yield np.ascontiguousarray(turned)
+        try:
+            yield from islice(container.decode(video=0), 0, None, stride)
+        except Exception as error:  # decoders raise nearly anything at a broken file
+            raise UserError(f"'{name}' is damaged ({error}): write it again or take fewer frames") from None

@@ -1,1 +1,1 @@
-"""Made-up scenes with their masks."""
+"""Synthetic scenes with their masks."""
