@@ -146,7 +146,7 @@ def test_nearest_name() -> None:
         ({"model": {"slot": 3}}, "'model.slot' is not a setting: did you mean 'slots'?"),
         ({"objects": {"learning_rat": 1e-4}}, "'objects.learning_rat' is not a setting: did you mean 'learning_rate'?"),
         ({"background": {"qqq": 1}}, "'background.qqq' is not a setting: choose from batch, beta"),
-        ({3: 1}, "'3' is not a setting: choose from augment, background, model, objects"),
+        ({3: 1}, "'3' is not a setting: choose from augment, background, inference, model, objects"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(values: dict[str, Any], message: str) -> None:
@@ -169,7 +169,7 @@ def test_there_and_back(config: Config) -> None:
 
 def test_only_plain_values_go_out() -> None:
     plain = to_dict(CHANGED)
-    assert list(plain) == ["model", "background", "objects", "augment"]
+    assert list(plain) == ["model", "background", "objects", "inference", "augment"]
     assert plain["model"]["image_size"] == [20, 28]
     assert plain["objects"]["betas"] == [0.8, 0.9]
     types = {type(value) for part in plain.values() for value in part.values()}
