@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from astseg.config import Config, device
-from astseg.config.device import has_fast_bfloat16, resolved, uses_bfloat16
+from astseg.config.device import choose_device, default_device, has_fast_bfloat16, resolved, uses_bfloat16
 from astseg.config.presets import preset
 from astseg.errors import UserError
 from astseg.model.astseg import build
@@ -26,6 +26,15 @@ def on(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, Any]) -> None:
 
 def precisions(config: Config) -> tuple[str, str]:
     return config.background.precision, config.objects.precision
+
+
+def test_every_command_chooses_the_same_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_device("cpu") == choose_device(CPU) == CPU
+    for there, kind in ((False, "cpu"), (True, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert choose_device() == default_device() == torch.device(kind)
+    with pytest.raises(UserError, match="device 'gpu' cannot be used .*: choose another, such as cpu"):
+        choose_device("gpu")
 
 
 @pytest.mark.parametrize(

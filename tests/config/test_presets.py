@@ -154,6 +154,8 @@ def test_every_setting_of_a_published_preset_is_accounted_for() -> None:
         "objects.pseudo_label_decay",  # there is no guidance
         "background.time_fraction",  # there is no limit of time
         *(f"augment.{name}" for name in ("flip", "zoom", "shift", "light", "colour")),  # there are no variants
+        *(f"pseudo_labels.{name}" for name in to_dict(Config())["pseudo_labels"]),
+        *(f"discovery.{name}" for name in to_dict(Config())["discovery"]),
         *(f"inference.{name}" for name in to_dict(Config())["inference"] if name not in ("colour_std", "proposals")),
     }
     every = {f"{part}.{name}" for part, values in to_dict(Config()).items() for name in values}

@@ -85,10 +85,10 @@ def find(seen: Survey, config: Config, *, seed: int, say: Callable[[str], None])
     else:
         background, predicted_error = _median(seen)
     images = images_to_tensor(seen.images)
-    components = find_components(images, background, predicted_error, limit=MOST)
+    components = find_components(images, background, predicted_error, limit=MOST, config=config.discovery)
     present = components.present
     numbers = torch.arange(1, MOST + 1)[:, None]
-    areas = torch.cat([(numbers == one.flatten()).float().mean(dim=1)[None] for one in components.regions])
+    areas = torch.cat([(numbers == one.flatten()).float().mean(dim=1)[None] for one in components.labels])
     return Regions(
         counts=present.sum(dim=1).numpy(),
         sides=components.box[present][:, [3, 2]].numpy(),

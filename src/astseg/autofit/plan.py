@@ -15,7 +15,6 @@ import numpy as np
 from astseg.autofit.components import Regions
 from astseg.autofit.survey import SIDE, Survey
 from astseg.config import Config, override, to_dict
-from astseg.discovery.components import MARGIN
 from astseg.errors import UserError
 
 __all__ = ["Plan", "Row", "decide", "require_learnable"]
@@ -232,13 +231,13 @@ def _slots(decisions: _Decisions, seen: Survey, regions: Regions) -> None:
 def _scale_range(decisions: _Decisions, regions: Regions) -> None:
     """Wider than the published range where objects are larger or smaller than it reaches."""
     model = decisions.config.model
-    low, high = model.scale_min, model.scale_max
+    low, high, margin = model.scale_min, model.scale_max, decisions.config.discovery.glimpse_margin
     why_low = why_high = "as published"
     if regions.tell and not regions.learnt:
         largest = float(np.percentile(regions.sides.max(axis=1), 99))
         smallest = float(np.percentile(regions.sides.min(axis=1), 1))
-        low = round(float(np.clip(0.8 / (MARGIN * largest), 0.8, low)), 2)
-        high = round(float(np.clip(1.25 / (MARGIN * smallest), high, 40.0)), 1)
+        low = round(float(np.clip(0.8 / (margin * largest), 0.8, low)), 2)
+        high = round(float(np.clip(1.25 / (margin * smallest), high, 40.0)), 1)
         why_low = f"the largest objects take {100 * largest:.0f} % of a side"
         why_high = f"the smallest take {100 * smallest:.0f} %"
     decisions.set("model.scale_min", low, "smallest inverse scale", why_low)

@@ -90,10 +90,18 @@ def run_fit(command: Fit, console: Console) -> int:
     if notice:
         console.print(notice)
     with Reporter(folder.log_path, console=console, tensorboard=board) as reporter:
-        watch = TrainingMonitor(folder, few(scenes), reporter, config.inference)
+        watch = TrainingMonitor(folder, few(scenes), reporter, config.inference, config.discovery)
         model = train(config, scenes, run=folder, seed=command.seed, reporter=reporter, minutes=minutes, watch=watch)
     write_card(folder, config, info)
-    finish(Pipeline(model, config.inference), scenes, folder, source, command, info, console=console)
+    finish(
+        Pipeline(model, config.inference, discovery=config.discovery),
+        scenes,
+        folder,
+        source,
+        command,
+        info,
+        console=console,
+    )
     console.print(f"time                 {spelled_time(time.monotonic() - begin)} since the command began")
     return 0
 
