@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from astseg.data.arrays import images_to_tensor
+from astseg.discovery.median_background import median_background
 from astseg.errors import UserError
 from astseg.evaluation.metrics import segmentation_metrics
 from astseg.inference.pipeline import Pipeline
@@ -40,9 +41,6 @@ ALWAYS = 0.9
 
 SAME_PLACE = 0.15
 """A pixel that is off the median picture by more shows an object there, where the background is one and the same."""
-
-ONE_BACKGROUND = 0.04
-"""The background is one and the same if the typical pixel of the typical picture is off the median picture by less."""
 
 
 @dataclass(frozen=True)
@@ -155,10 +153,8 @@ def examine(
 
 def _median(scenes: SceneArrays) -> tuple[Tensor, bool]:
     """The median picture, 3 x H x W, and whether all pictures have that background in common."""
-    images = images_to_tensor(np.asarray(scenes.images[: min(256, len(scenes))]))
-    median = images.median(dim=0).values
-    unrest = (images - median).abs().mean(dim=1).median(dim=0).values.median()
-    return median, bool(unrest < ONE_BACKGROUND)
+    background = median_background(np.asarray(scenes.images[: min(256, len(scenes))]))
+    return torch.from_numpy(background.median).permute(2, 0, 1), background.kind == "fixed"
 
 
 def _look(pipeline: Pipeline, images: Tensor, median: Tensor) -> dict[str, Tensor]:
