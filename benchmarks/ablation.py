@@ -145,7 +145,7 @@ def run_variant(
             measuring += time.perf_counter() - begun
 
     begun = time.perf_counter()
-    train_objects(model, plan.train, config.objects, run=RunFolder(folder), seed=seed, reporter=Reporter(), watch=watch)
+    train_objects(model, plan.train, config, run=RunFolder(folder), seed=seed, reporter=Reporter(), watch=watch)
     return {"curve": curve, **curve[-1], "seconds": round(time.perf_counter() - begun - measuring, 1)}
 
 

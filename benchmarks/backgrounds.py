@@ -70,7 +70,7 @@ def regions_found(model: BackgroundModel, test: SceneArrays) -> dict[str, float]
     """ARI-FG and mIoU of the regions that differ from the background."""
     assert test.labels is not None
     images, labels = images_to_tensor(test.images), torch.from_numpy(test.labels).long()
-    found = torch.cat([find_components(part, *model(part), limit=REGIONS).regions for part in images.split(50)]).long()
+    found = torch.cat([find_components(part, *model(part), limit=REGIONS).labels for part in images.split(50)]).long()
     figures = segmentation_metrics(labels, found)
     return {name: round(float(figures[name].mean()), 4) for name in ("ari_fg", "miou")}
 

@@ -189,7 +189,7 @@ def step_times(cache: Path, steps: int) -> tuple[float, float]:
         images = fixed if number is None else source.draw(number)[0]
         with torch.autocast("cpu", torch.bfloat16):
             output = model(images)
-        losses = loop.object_losses(model, output, images, config.objects, components=None, position=0)
+        losses = loop.object_losses(model, output, images, config, components=None, position=0)
         weight = schedule.entropy_weight(1000, weight=config.objects.entropy_weight, ramp=config.objects.entropy_ramp)
         optimizer.zero_grad(set_to_none=True)
         (losses["reconstruction"] + weight * losses["pixel_entropy"]).backward()

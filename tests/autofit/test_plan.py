@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from astseg.autofit.budget import budget
-from astseg.autofit.components import Regions
+from astseg.autofit.components import Foreground
 from astseg.autofit.pace import Pace, phase_steps
 from astseg.autofit.plan import Plan, decide
 from astseg.autofit.survey import Survey, survey
@@ -34,9 +34,9 @@ def seen(folder: Folder) -> Survey:
     return survey(source, range(30))
 
 
-def regions(*, count: int = 3, side: float = 0.2, learnt: bool = False) -> Regions:
+def found(*, count: int = 3, side: float = 0.2, learnt: bool = False) -> Foreground:
     sides = np.full((30 * count, 2), side, np.float32)
-    return Regions(np.full(30, count), sides, np.full(30 * count, side**2, np.float32), learnt)
+    return Foreground(np.full(30, count), sides, np.full(30 * count, side**2, np.float32), learnt)
 
 
 def value(plan: Plan, option: str) -> tuple[str, str]:
@@ -44,14 +44,14 @@ def value(plan: Plan, option: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(("count", "slots"), [(1, 8), (3, 8), (5, 10), (9, 18), (30, 24)])
-def test_slots_are_twice_the_regions_of_a_full_picture(seen: Survey, count: int, slots: int) -> None:
-    plan = decide(seen, regions(count=count), BASE)
+def test_slots_are_twice_the_objects_of_a_full_picture(seen: Survey, count: int, slots: int) -> None:
+    plan = decide(seen, found(count=count), BASE)
     assert plan.config.model.slots == slots
     assert str(count) in value(plan, "--model.slots")[1]
 
 
 def test_what_cannot_be_counted_is_left_usual(seen: Survey) -> None:
-    plan = decide(seen, regions(count=9, side=0.9, learnt=True), BASE)
+    plan = decide(seen, found(count=9, side=0.9, learnt=True), BASE)
     assert plan.config.model.slots == BASE.model.slots
     assert (plan.config.model.scale_min, plan.config.model.scale_max) == (1.3, 24.0)
     assert "cannot be counted" in value(plan, "--model.slots")[1]
@@ -60,39 +60,39 @@ def test_what_cannot_be_counted_is_left_usual(seen: Survey) -> None:
 def test_what_the_paper_says_of_its_data_sets_is_used_where_objects_cannot_be_counted(seen: Survey) -> None:
     for most, slots in ((3, 12), (10, 15)):
         known = replace(seen, benchmark=Benchmark("ROOMS", most, (64, 64), False, 0.8, (0,), "small"))
-        assert decide(known, regions(learnt=True), BASE).config.model.slots == slots
-        assert decide(known, regions(count=5), BASE).config.model.slots == 10
+        assert decide(known, found(learnt=True), BASE).config.model.slots == slots
+        assert decide(known, found(count=5), BASE).config.model.slots == 10
 
 
 def test_the_scale_range_reaches_all_objects(seen: Survey) -> None:
-    assert decide(seen, regions(side=0.2), BASE).config.model.scale_min == 1.3
-    large = decide(seen, regions(side=0.7), BASE).config.model
+    assert decide(seen, found(side=0.2), BASE).config.model.scale_min == 1.3
+    large = decide(seen, found(side=0.7), BASE).config.model
     assert large.scale_min == pytest.approx(0.8 / (1.25 * 0.7), abs=0.01)
-    small = decide(seen, regions(side=0.03), BASE).config.model
+    small = decide(seen, found(side=0.03), BASE).config.model
     assert small.scale_max == pytest.approx(1.25 / (1.25 * 0.03), abs=0.1)
 
 
 def test_small_objects_get_larger_pictures_where_there_are_pixels(seen: Survey) -> None:
-    tiny = regions(side=0.05)
+    tiny = found(side=0.05)
     assert decide(seen, tiny, BASE).config.model.image_size == (40, 48)  # there are no more
     frame = replace(seen.frame, size=(64, 80))
     photographs = replace(seen, sizes=type(seen.sizes)({(480, 600): 30}), frame=frame)
     assert decide(photographs, tiny, BASE).config.model.image_size == (128, 160)
-    assert decide(photographs, regions(side=0.08), BASE).config.model.image_size == (96, 120)
-    assert decide(photographs, regions(side=0.2), BASE).config.model.image_size == (64, 80)
+    assert decide(photographs, found(side=0.08), BASE).config.model.image_size == (96, 120)
+    assert decide(photographs, found(side=0.2), BASE).config.model.image_size == (64, 80)
 
 
 def test_more_pictures_are_made_of_few(seen: Survey) -> None:
     """On one background and on many."""
     for kind in ("fixed", "varied"):
-        few = replace(seen, scenery=replace(seen.scenery, kind=kind))
-        assert decide(few, regions(), BASE).config.objects.copy_paste == 0.5
-        assert decide(replace(few, count=2_000), regions(), BASE).config.objects.copy_paste == 0.0
+        few = replace(seen, background=replace(seen.background, kind=kind))
+        assert decide(few, found(), BASE).config.objects.copy_paste == 0.5
+        assert decide(replace(few, count=2_000), found(), BASE).config.objects.copy_paste == 0.0
 
 
 def test_what_the_user_says_is_kept(seen: Survey) -> None:
     said = override(BASE, {"model": {"slots": 12, "scale_min": 2.0}, "objects": {"flip": False}})
-    plan = decide(seen, regions(), said, given=("model.slots", "model.scale_min", "objects.flip"))
+    plan = decide(seen, found(), said, given=("model.slots", "model.scale_min", "objects.flip"))
     assert (plan.config.model.slots, plan.config.model.scale_min, plan.config.objects.flip) == (12, 2.0, False)
     assert value(plan, "--model.slots") == ("12", "as you say")
 
@@ -107,7 +107,7 @@ def test_what_is_given_is_known_by_its_name_whatever_its_value(tmp_path: Path) -
 
 
 def test_minutes_are_divided(seen: Survey) -> None:
-    plan = decide(seen, regions(), BASE)
+    plan = decide(seen, found(), BASE)
     times = budget(plan, PACE, count=30, minutes=10, steps=None, spent=20)
     assert times.minutes == pytest.approx((600 - 20 - 18) / 60)
     assert times.seconds == pytest.approx(600, rel=0.03)
@@ -122,10 +122,10 @@ def test_minutes_are_divided(seen: Survey) -> None:
 
 
 def test_backgrounds_that_differ_take_their_share_of_the_time(seen: Survey) -> None:
-    varied = replace(seen, scenery=replace(seen.scenery, kind="varied"))
-    plan = decide(varied, regions(learnt=True), BASE)
+    varied = replace(seen, background=replace(seen.background, kind="varied"))
+    plan = decide(varied, found(learnt=True), BASE)
     assert plan.config.model.background_form == "varying"
-    assert decide(seen, regions(learnt=True), BASE).config.model.background_form == "fixed"
+    assert decide(seen, found(learnt=True), BASE).config.model.background_form == "fixed"
     times = budget(plan, PACE, count=30, minutes=10, steps=None, spent=20)
     assert times.minutes is not None
     assert int(times.rows[0].value.replace(",", "")) == pytest.approx(0.2 * times.minutes * 60 / 0.05, abs=1)
@@ -135,7 +135,7 @@ def test_backgrounds_that_differ_take_their_share_of_the_time(seen: Survey) -> N
 
 
 def test_steps_that_are_given_stay(seen: Survey) -> None:
-    plan = decide(seen, regions(), BASE)
+    plan = decide(seen, found(), BASE)
     times = budget(plan, PACE, count=30, minutes=None, steps=400, spent=1)
     assert (times.config.objects.steps, times.config.objects.pseudo_label_steps) == (400, 200)
     assert times.seconds == pytest.approx(1 + 40 + 200 * 0.1 + 180 * 0.2 + 20 * 0.3 + 6, abs=1)
@@ -160,7 +160,7 @@ def test_the_precision_is_told(
     row: tuple[str, str],
 ) -> None:
     monkeypatch.setattr(device, "has_fast_bfloat16", lambda _: quick)
-    plan = decide(seen, regions(), override(BASE, {"objects": {"precision": asked}}), given=given)
+    plan = decide(seen, found(), override(BASE, {"objects": {"precision": asked}}), given=given)
     times = budget(plan, PACE, count=30, minutes=None, steps=None, spent=1, given=given)
     assert (times.rows[2].value, times.rows[2].reason) == row
     assert times.config.objects.precision == row[0]
@@ -243,6 +243,6 @@ def test_one_broken_file_in_a_hundred_is_told(folder: Folder, capsys: pytest.Cap
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_switch_is_told_as_it_is_typed_to_have_it_otherwise(seen: Survey, flip: bool) -> None:
-    plan = decide(seen, regions(), override(BASE, {"objects": {"flip": flip}}), given=("objects.flip",))
+    plan = decide(seen, found(), override(BASE, {"objects": {"flip": flip}}), given=("objects.flip",))
     row = next(row for row in plan.rows if row.name == "mirror images")
     assert (row.value, row.option) == (("yes", "--objects.no-flip") if flip else ("no", "--objects.flip"))

@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from astseg.config import Config, device
-from astseg.config.device import has_fast_bfloat16, resolved, uses_bfloat16
+from astseg.config.device import choose_device, default_device, has_fast_bfloat16, resolved, uses_bfloat16
 from astseg.config.presets import preset
 from astseg.errors import UserError
 from astseg.model.astseg import build
 from astseg.runs.folder import RunFolder, TrainingState
+from astseg.runs.info import RunInfo
 
 CPU = torch.device("cpu")
-ABOUT = {"fingerprint": "f", "seed": 0}
+INFO = RunInfo("small", fingerprint="f")
 
 
 def on(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, Any]) -> None:
@@ -25,6 +26,15 @@ def on(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, Any]) -> None:
 
 def precisions(config: Config) -> tuple[str, str]:
     return config.background.precision, config.objects.precision
+
+
+def test_every_command_chooses_the_same_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_device("cpu") == choose_device(CPU) == CPU
+    for there, kind in ((False, "cpu"), (True, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert choose_device() == default_device() == torch.device(kind)
+    with pytest.raises(UserError, match="device 'gpu' cannot be used .*: choose another, such as cpu"):
+        choose_device("gpu")
 
 
 @pytest.mark.parametrize(
@@ -71,25 +81,25 @@ def test_a_run_goes_on_in_the_precision_it_began_with(tmp_path: Path, monkeypatc
     """Also on another machine, where a new run would take another."""
     config = preset("small")
     on(monkeypatch, {"amx_bf16": True})
-    begun = RunFolder(tmp_path / "run").begin(config, ABOUT)
+    begun = RunFolder(tmp_path / "run").begin(config, INFO)
     assert precisions(begun) == ("bfloat16", "bfloat16")
     on(monkeypatch, {})
-    assert precisions(RunFolder(tmp_path / "run").begin(config, ABOUT)) == ("bfloat16", "bfloat16")
+    assert precisions(RunFolder(tmp_path / "run").begin(config, INFO)) == ("bfloat16", "bfloat16")
     assert RunFolder(tmp_path / "run").load_config()[0] == begun
-    assert precisions(RunFolder(tmp_path / "other").begin(config, ABOUT)) == ("float32", "float32")
+    assert precisions(RunFolder(tmp_path / "other").begin(config, INFO)) == ("float32", "float32")
     asked = replace(config, objects=replace(config.objects, precision="float32"))
     with pytest.raises(UserError, match=r"differs in objects.precision \(bfloat16, now float32\)"):
-        RunFolder(tmp_path / "run").begin(asked, ABOUT)
+        RunFolder(tmp_path / "run").begin(asked, INFO)
 
 
 def test_objects_that_are_planned_anew_keep_the_precision_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once the background is trained; ``astseg train-background`` and ``astseg train`` are two commands."""
     config, folder = preset("small"), RunFolder(tmp_path / "run")
     on(monkeypatch, {"amx_bf16": True})
-    folder.begin(config, ABOUT)
+    folder.begin(config, INFO)
     model = build(config.model)
     folder.save_state(TrainingState("objects", 0, 0.0, 1.0, 0), model, None)
     on(monkeypatch, {})
-    assert precisions(folder.begin(config.with_steps(100), ABOUT)) == ("bfloat16", "bfloat16")
+    assert precisions(folder.begin(config.with_steps(100), INFO)) == ("bfloat16", "bfloat16")
     asked = replace(config, objects=replace(config.objects, precision="float32"))
-    assert precisions(folder.begin(asked, ABOUT)) == ("bfloat16", "float32")
+    assert precisions(folder.begin(asked, INFO)) == ("bfloat16", "float32")

@@ -53,9 +53,9 @@ NOT_OURS: dict[str, Any] = {  # what this package adds is off in the published p
     "model.reference": False,
     "model.background_form": "paper",
     "model.pixel_activation": False,
-    "model.pruning_margin": 0.0,
-    "model.colour_std": 0.0,
-    "model.proposals": False,
+    "objects.pruning_margin": 0.0,
+    "inference.colour_std": 0.0,
+    "inference.proposals": False,
     "objects.pseudo_label_weight": 0.0,
     "objects.parsimony_weight": 0.0,
     "objects.decay": "step",
@@ -154,6 +154,9 @@ def test_every_setting_of_a_published_preset_is_accounted_for() -> None:
         "objects.pseudo_label_decay",  # there is no guidance
         "background.time_fraction",  # there is no limit of time
         *(f"augment.{name}" for name in ("flip", "zoom", "shift", "light", "colour")),  # there are no variants
+        *(f"pseudo_labels.{name}" for name in to_dict(Config())["pseudo_labels"]),
+        *(f"discovery.{name}" for name in to_dict(Config())["discovery"]),
+        *(f"inference.{name}" for name in to_dict(Config())["inference"] if name not in ("colour_std", "proposals")),
     }
     every = {f"{part}.{name}" for part, values in to_dict(Config()).items() for name in values}
     assert every - checked == irrelevant

@@ -88,7 +88,7 @@ def test_light_and_colour_change_within_their_bounds() -> None:
 
 
 def test_wrong_values(archive: Path) -> None:
-    for options, told in [({"copies": 0}, "augment copies is 0"), ({"zoom": 1.0}, "augment zoom is 1.0")]:
+    for options, told in [({"copies": 0}, "augment.copies is 0"), ({"zoom": 1.0}, "augment.zoom is 1.0")]:
         with pytest.raises(UserError, match=told):
             AugmentConfig(**options)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="100000 variants of 3 scenes take 5 GB: take fewer copies"):

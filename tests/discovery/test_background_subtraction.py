@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from astseg.config import DiscoveryConfig
 from astseg.discovery.background_subtraction import find_components, foreground_mask, nearest_around
 from astseg.discovery.components import label_components
-from astseg.discovery.shadows_and_hue import colour_regions
+from astseg.discovery.shadows_and_hue import colour_components
 
 
 def test_foreground_mask_by_hand() -> None:
@@ -57,8 +58,8 @@ def test_nearest_around_by_hand() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_regions_step_by_step(seed: int) -> None:
-    """What surely differs begins a region, what likely does fills it, what somewhat does is its rim; lines are none."""
+def test_components_step_by_step(seed: int) -> None:
+    """Components begin at the high threshold, reach to the low one, and grow into their outline; lines are none."""
     generator = torch.Generator().manual_seed(seed)
     background = torch.rand(4, 3, 8, 8, generator=generator).repeat_interleave(6, 2).repeat_interleave(6, 3) / 2 + 0.3
     images = background.roll(1, 3) + 0.02 * torch.randn(4, 3, 48, 48, generator=generator)
@@ -68,17 +69,37 @@ def test_regions_step_by_step(seed: int) -> None:
         part = images[number % 4, :, top : top + 11, left : left + 9]
         part += (colour - part) * torch.rand(1, generator=generator)
     predicted_error = 0.01 + 0.02 * torch.rand(4, 1, 48, 48, generator=generator)
-    sure, likely, fringe = (
-        foreground_mask(images, background, predicted_error, **given).numpy()
-        for given in ({}, {"errors": 1.0}, {"strictness": 0.5})
+    high, low, outline = (
+        foreground_mask(images, background, predicted_error, errors=errors, contrast=contrast / 255).numpy()
+        for errors, contrast in ((7.0, 96), (1.0, 96), (3.5, 48))
     )
-    lines = ~foreground_mask(images, nearest_around(images, background), predicted_error).numpy()
-    regions = colour_regions(sure, likely, fringe, images.numpy(), background.numpy())
-    expected, without = label_components(regions, limit=5, explained=lines), label_components(regions, limit=5)
+    lines = ~foreground_mask(images, nearest_around(images, background, reach=2), predicted_error).numpy()
+    labels = colour_components(high, low, outline, images.numpy(), background.numpy())
+    expected, without = label_components(labels, limit=5, explained=lines), label_components(labels, limit=5)
     found = find_components(images, background, predicted_error, limit=5)
-    for name in ("box", "present", "regions"):
+    for name in ("box", "present", "labels"):
         assert torch.equal(getattr(found, name), getattr(expected, name))
     assert found.present.any()
-    assert not torch.equal(without.regions, expected.regions)
+    assert not torch.equal(without.labels, expected.labels)
     half = find_components(images.double(), background.double(), predicted_error.double(), limit=5)
-    assert torch.equal(half.regions, found.regions)
+    assert torch.equal(half.labels, found.labels)
+
+
+def test_thresholds_are_those_of_the_configuration() -> None:
+    """Two squares on grey 0.5: one differs by 0.13 in the mean over its channels, the other by 0.04, too little."""
+    background = torch.full((1, 3, 24, 32), 0.5)
+    images = background.clone()
+    images[:, 0, 4:12, 3:11] += 0.4
+    images[:, 2, 8:18, 18:28] += 0.12
+    predicted_error = torch.full((1, 1, 24, 32), 0.005)
+
+    def count(**settings: float) -> int:
+        config = DiscoveryConfig(**settings)  # type: ignore[arg-type]
+        return int(find_components(images, background, predicted_error, limit=4, config=config).present.sum())
+
+    assert count() == 1
+    assert count(contrast=0.1, high_errors=1.0) == 2
+    assert count(contrast=0.9) == 0
+    assert count(high_errors=30.0) == 0
+    assert count(smallest_component=0.2) == 0
+    assert count(smallest_piece=0.2) == 0

@@ -1,13 +1,15 @@
-"""Regions of one colour: shadows left out, what touches parted, outlines taken in."""
+"""Components of one colour: shadows left out, what touches split, outlines taken in."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from astseg.discovery.shadows_and_hue import EDGE, _grown, _pieces, colour_regions, hue, looks_like_shadow
+from astseg.config import DiscoveryConfig
+from astseg.discovery.shadows_and_hue import _grown, _pieces, colour_components, hue, looks_like_shadow
 
 H, W = 26, 37
+EDGE = DiscoveryConfig.hue_step
 BROWN = (0.6, 0.45, 0.3)
 RED, BLUE, GREY = (0.8, 0.2, 0.15), (0.15, 0.25, 0.8), (0.3, 0.3, 0.3)
 GREEN, TEAL = (0.2, 0.7, 0.3), (0.2, 0.6, 0.65)
@@ -24,13 +26,13 @@ def box(top: int, bottom: int, left: int, right: int) -> Box:
     return slice(top, bottom), slice(left, right)
 
 
-def regions_of(picture: Picture, background: Picture, *, fringe: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
+def regions_of(picture: Picture, background: Picture, *, outline: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
     foreground = np.abs(picture - background).mean(axis=0) > 0.05
-    fringe = foreground if fringe is None else fringe
-    return colour_regions(foreground[None], foreground[None], fringe[None], picture[None], background[None])[0]
+    outline = foreground if outline is None else outline
+    return colour_components(foreground[None], foreground[None], outline[None], picture[None], background[None])[0]
 
 
-def test_what_touches_is_parted_by_colour() -> None:
+def test_what_touches_is_split_by_colour() -> None:
     background, picture = plain(BROWN), plain(BROWN)
     picture[(slice(None), *box(4, 14, 3, 13))] = np.array(RED)[:, None, None]
     picture[(slice(None), *box(6, 16, 13, 25))] = np.array(BLUE)[:, None, None]
@@ -41,7 +43,7 @@ def test_what_touches_is_parted_by_colour() -> None:
     assert (regions > 0).sum() == 100 + 120
 
 
-def test_shading_does_not_part_an_object() -> None:
+def test_shading_does_not_split_an_object() -> None:
     """The same surface, from a half to the whole of its brightness."""
     background, picture = plain(BROWN), plain(BROWN)
     shade = np.linspace(0.5, 1.0, 14)
@@ -54,7 +56,7 @@ def test_a_shadow_beside_an_object_is_left_out(darkness: float) -> None:
     background, picture = plain(BROWN), plain(BROWN)
     picture[:, 5:15, 5:20] *= darkness
     picture[(slice(None), *box(3, 13, 3, 15))] = np.array(BLUE)[:, None, None]
-    regions = regions_of(picture, background, fringe=np.ones((H, W), bool))
+    regions = regions_of(picture, background, outline=np.ones((H, W), bool))
     assert (regions[3:13, 3:15] == 1).all()
     assert (regions[:, 15:] == 0).all()
     assert (regions[13:15] == 0).sum() >= 2 * W - 1
@@ -77,35 +79,37 @@ def test_the_mixed_pixels_of_an_outline_belong_to_the_object() -> None:
     picture[:, 7:17, 21] = mixed[:, None]
     foreground = np.zeros((H, W), bool)
     foreground[7:17, 9:21] = True
-    fringe = foreground.copy()
-    fringe[7:17, 21] = fringe[2, 2] = True  # a far speck of the fringe is nobody's
-    regions = colour_regions(foreground[None], foreground[None], fringe[None], picture[None], background[None])[0]
+    outline = foreground.copy()
+    outline[7:17, 21] = outline[2, 2] = True  # a far speck of the outline is nobody's
+    regions = colour_components(foreground[None], foreground[None], outline[None], picture[None], background[None])[0]
     assert (regions[7:17, 9:22] == 1).all()
     assert (regions > 0).sum() == 130
 
 
-def test_foreground_goes_as_far_as_it_likely_does_from_where_it_surely_is() -> None:
-    """The left object is sure in 16 of its pixels, the right one in 3, too few; the speck in none."""
+def test_hysteresis() -> None:
+    """The left object exceeds the high threshold in 16 pixels, the right one in 3, too few; the speck in none."""
     background, picture = plain(BROWN), plain(BROWN)
-    likely, sure = np.zeros((H, W), bool), np.zeros((H, W), bool)
+    low, high = np.zeros((H, W), bool), np.zeros((H, W), bool)
     for place in (box(4, 14, 3, 13), box(6, 16, 20, 30), box(20, 24, 5, 10)):
         picture[(slice(None), *place)] = np.array(BLUE)[:, None, None]
-        likely[place] = True
-    sure[4:8, 3:7] = sure[6, 20:23] = True
-    regions = colour_regions(sure[None], likely[None], sure[None], picture[None], background[None], smallest=0.005)[0]
+        low[place] = True
+    high[4:8, 3:7] = high[6, 20:23] = True
+    regions = colour_components(
+        high[None], low[None], high[None], picture[None], background[None], config=DiscoveryConfig(smallest_piece=0.005)
+    )[0]
     assert (regions[4:14, 3:13] == 1).all()
     assert (regions > 0).sum() == 100
 
 
-def test_what_is_sure_need_not_be_likely_too() -> None:
+def test_what_exceeds_the_high_threshold_need_not_exceed_the_low() -> None:
     background, picture = plain(BROWN), plain(BROWN)
     picture[(slice(None), *box(4, 14, 3, 13))] = np.array(BLUE)[:, None, None]
-    sure, never = (picture != background).all(axis=0), np.zeros((H, W), bool)
-    regions = colour_regions(sure[None], never[None], never[None], picture[None], background[None])[0]
-    assert np.array_equal(regions > 0, sure)
+    high, never = (picture != background).all(axis=0), np.zeros((H, W), bool)
+    regions = colour_components(high[None], never[None], never[None], picture[None], background[None])[0]
+    assert np.array_equal(regions > 0, high)
 
 
-def test_objects_that_pass_softly_into_each_other_are_parted() -> None:
+def test_objects_that_pass_softly_into_each_other_are_split() -> None:
     """Over six pixels, so that no step between two of them is large."""
     background, picture = plain(BROWN), plain(BROWN)
     for row, share in enumerate([0.0] * 7 + list(np.linspace(0, 1, 8)) + [1.0] * 5, start=3):
@@ -130,7 +134,7 @@ def test_images_are_counted_apart_and_may_be_empty() -> None:
     picture[(slice(None), *box(4, 14, 3, 13))] = np.array(RED)[:, None, None]
     images, backgrounds = np.stack([picture, background, picture]), np.stack([background] * 3)
     foreground = np.abs(images - backgrounds).mean(axis=1) > 0.05
-    regions = colour_regions(foreground, foreground, foreground, images, backgrounds)
+    regions = colour_components(foreground, foreground, foreground, images, backgrounds)
     assert [sorted(np.unique(one)) for one in regions] == [[0, 1], [0], [0, 1]]
 
 
@@ -152,12 +156,12 @@ def random_masks(seed: int, *, smooth: float = 1.5, share: float = 0.5) -> NDArr
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_regions_grow_to_the_nearest_by_the_distance_transform(seed: int) -> None:
-    """Image by image: specks go to the nearest seed, then the fringe to what is no further than a diagonal."""
-    lit, fringe = random_masks(seed), random_masks(seed + 10, smooth=0.5, share=0.7)
+def test_components_grow_to_the_nearest_by_the_distance_transform(seed: int) -> None:
+    """Image by image: specks go to the nearest seed, then the outline to what is no further than a diagonal."""
+    lit, outline = random_masks(seed), random_masks(seed + 10, smooth=0.5, share=0.7)
     spots, count = ndimage.label(lit & random_masks(seed + 20, smooth=0.7))
     seeds = np.where(np.arange(count + 1) % 3 > 0, np.arange(count + 1), 0).astype(np.int32)[spots]
-    found = _grown(seeds, lit, fringe)
+    found = _grown(seeds, lit, outline)
     assert 0 < (seeds > 0).sum() < (found > 0).sum()
     for i in range(3):
         parts, _ = ndimage.label(lit[i])
@@ -165,7 +169,7 @@ def test_regions_grow_to_the_nearest_by_the_distance_transform(seed: int) -> Non
         rows, columns = ndimage.distance_transform_edt(seeds[i] == 0, return_distances=False, return_indices=True)
         filled = np.where(inside, seeds[i][rows, columns], 0)
         distance, (rows, columns) = ndimage.distance_transform_edt(filled == 0, return_indices=True)
-        expected = np.where((filled > 0) | (fringe[i] & (distance < 1.5)), filled[rows, columns], 0)
+        expected = np.where((filled > 0) | (outline[i] & (distance < 1.5)), filled[rows, columns], 0)
         np.testing.assert_array_equal(found[i], expected)
 
 
@@ -174,7 +178,7 @@ def test_pieces_are_what_small_steps_of_hue_connect(seed: int) -> None:
     """Against a flood that goes from pixel to pixel."""
     mask = random_masks(seed, share=0.7)
     hues = np.random.default_rng(seed).normal(0, EDGE / 3, (3, 3, H, W)).astype(np.float32)
-    pieces = _pieces(mask, hues)
+    pieces = _pieces(mask, hues, step=EDGE)
     expected = np.zeros(mask.shape, np.int32)
     count = 0
     for i, row, column in np.argwhere(mask):

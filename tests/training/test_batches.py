@@ -95,7 +95,7 @@ def test_regions_are_found_where_the_background_does_not_explain() -> None:
     assert torch.equal(frozen.images, backgrounds.half())
     assert isinstance(frozen.components, Components)
     assert scenes.labels is not None
-    found, true = frozen.components.regions.numpy() > 0, scenes.labels > 0
+    found, true = frozen.components.labels.numpy() > 0, scenes.labels > 0
     assert (found & true).sum() > 0.5 * found.sum()
     assert (found & true).sum() > 0.5 * true.sum() > 0
 
@@ -134,8 +134,8 @@ def test_regions_of_images_on_disk_are_found_as_they_are_needed(scenes: SceneArr
         live.images is None and isinstance(live.components, LiveComponents) and isinstance(kept.components, Components)
     )
     indices, straight = torch.tensor([4, 0, 9]), torch.zeros(3, dtype=torch.bool)
-    assert torch.equal(live.components.take(indices, straight).regions, kept.components.take(indices, straight).regions)
+    assert torch.equal(live.components.take(indices, straight).labels, kept.components.take(indices, straight).labels)
     found = live.components.take(indices, torch.tensor([True, False, True]))
-    assert found.regions.shape == (3, H, W)
+    assert found.labels.shape == (3, H, W)
     nothing = freeze_background(model, Batches(on_disk, size=3, seed=0, flip=False, device=CPU), regions=0)
     assert nothing.images is None and nothing.components is None

@@ -15,10 +15,10 @@ from astseg.training.logging import spelled_time
 __all__ = ["Budget", "budget"]
 
 ROOM = 2.0
-"""With a time limit so many times the steps that fit are planned: the clock ends the run, even if steps get faster."""
+"""With a time limit, the factor on the steps that fit: the clock ends the run, even if steps get faster."""
 
-ENDING_PART, ENDING_LEAST = 0.03, 6.0
-"""Of a time limit, the part and the seconds at least that masks, health and report take at the end."""
+ENDING_SHARE, ENDING_LEAST = 0.03, 6.0
+"""Fraction of a time limit, and least seconds, that masks, health and report take at the end."""
 
 VARIED_STEPS = 1_500
 """Background steps without a time limit where every picture has a background of its own."""
@@ -67,15 +67,15 @@ def budget(
         minutes: Time limit of the whole command, or None.
         steps: Steps of the objects, or None.
         spent: Seconds that have been spent on looking and planning.
-        given: Dotted names of settings that the user says.
+        given: Dotted names of settings that the user gives.
 
     Raises:
-        UserError: So few minutes that none are left for the training.
+        UserError: Too few minutes for any training.
     """
     config, warnings = resolved(plan.config, default_device()), []
     left = None
     if minutes is not None:
-        left = minutes * 60 - spent - max(ENDING_LEAST, ENDING_PART * minutes * 60)
+        left = minutes * 60 - spent - max(ENDING_LEAST, ENDING_SHARE * minutes * 60)
         if left <= 0.3 * minutes * 60:
             raise UserError(
                 f"{minutes:g} minutes are too few: looking at the pictures took {spelled_time(spent)} of them"
@@ -89,7 +89,7 @@ def budget(
             f"so few steps that masks have hardly begun: give {max(enough, 1.2 * (minutes or 0)):.0f} minutes"
         )
     total = spent + (left if left is not None else pace.background(config) + pace.objects(config))
-    total += max(ENDING_LEAST, ENDING_PART * total)
+    total += max(ENDING_LEAST, ENDING_SHARE * total)
     background = config.background.steps
     if left is not None and pace.background(config):
         background = min(background, round(config.background.time_fraction * left / pace.seconds["background"]))

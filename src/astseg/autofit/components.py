@@ -1,7 +1,7 @@
-"""What differs from the background in the pictures that were looked at: how many regions, how large.
+"""Foreground components of the pictures that were looked at: how many, how large.
 
 A fixed background is the median picture, in the light of each picture; any other one is learnt in a short run of the
-background model. Regions are those that guide the training (:mod:`astseg.discovery`).
+background model. Components are those that become pseudo-labels (:mod:`astseg.discovery`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from astseg.autofit.survey import Survey, image_gains
+from astseg.autofit.survey import Survey
 from astseg.data.arrays import images_to_tensor
 from astseg.discovery.background_subtraction import find_components
 from astseg.model.background import BackgroundModel
@@ -30,26 +30,26 @@ if TYPE_CHECKING:
 
     from astseg.config import Config
 
-__all__ = ["Regions", "find"]
+__all__ = ["Foreground", "find"]
 
 SHORT_STEPS = 120
 """Steps of the short run."""
 
 MOST = 60
-"""Regions counted in a picture."""
+"""Components counted in a picture."""
 
-TELLING = 0.1
-"""Where fewer pictures than this part show any region, their number says nothing yet."""
+INFORMATIVE = 0.1
+"""Where fewer pictures than this fraction show any component, their number says nothing yet."""
 
 
 @dataclass(frozen=True)
-class Regions:
-    """What differs from the background.
+class Foreground:
+    """The foreground components of some pictures.
 
     Attributes:
-        counts: N, regions in each picture looked at.
-        sides: M x 2, height and width of every region, as parts of the picture's sides.
-        areas: M, as parts of the picture.
+        counts: N, components in each picture looked at.
+        sides: M x 2, height and width of every component, as fractions of the picture's sides.
+        areas: M, as fractions of the picture.
         learnt: Whether the background was learnt in a short run, not just the median picture.
     """
 
@@ -59,52 +59,42 @@ class Regions:
     learnt: bool
 
     @property
-    def tell(self) -> bool:
+    def is_informative(self) -> bool:
         """Whether enough pictures show any for their number to say something."""
-        return bool((self.counts > 0).mean() >= TELLING)
+        return bool((self.counts > 0).mean() >= INFORMATIVE)
 
     @property
-    def foreground(self) -> float:
-        """Share of the pixels that lie in regions."""
+    def share(self) -> float:
+        """Fraction of the pixels that lie in components."""
         return float(self.areas.sum() / len(self.counts))
 
 
-def find(seen: Survey, config: Config, *, seed: int, say: Callable[[str], None]) -> Regions:
-    """Find the regions in the pictures of a survey.
+def find(seen: Survey, config: Config, *, seed: int, say: Callable[[str], None]) -> Foreground:
+    """Find the components in the pictures of a survey.
 
     Args:
         seen: The survey.
-        config: Settings of the background model, for the short run.
+        config: Settings of the background model, for the short run, and of components.
         seed: Seed of that run.
-        say: Told when the run begins.
+        say: Receives a line when the run begins.
     """
-    learnt = seen.scenery.kind == "varied"
+    learnt = seen.background.kind == "varied"
     if learnt:
         say("no common background: a short run learns one")
         background, predicted_error = _learnt(seen, config, seed)
     else:
-        background, predicted_error = _median(seen)
+        drawn, error = seen.background.reconstruct(seen.images)
+        background = torch.from_numpy(drawn).permute(0, 3, 1, 2).contiguous()
+        predicted_error = torch.from_numpy(error).expand(len(drawn), 1, *error.shape)
     images = images_to_tensor(seen.images)
-    components = find_components(images, background, predicted_error, limit=MOST)
-    present = components.present
-    numbers = torch.arange(1, MOST + 1)[:, None]
-    areas = torch.cat([(numbers == one.flatten()).float().mean(dim=1)[None] for one in components.regions])
-    return Regions(
-        counts=present.sum(dim=1).numpy(),
-        sides=components.box[present][:, [3, 2]].numpy(),
-        areas=areas[present].numpy(),
+    found = find_components(images, background, predicted_error, limit=MOST, config=config.discovery)
+    pixels = torch.stack([torch.bincount(labels.flatten(), minlength=MOST + 1)[1:] for labels in found.labels])
+    return Foreground(
+        counts=found.present.sum(dim=1).numpy(),
+        sides=found.box[found.present][:, [3, 2]].numpy(),
+        areas=(pixels[found.present] / found.labels[0].numel()).numpy(),
         learnt=learnt,
     )
-
-
-def _median(seen: Survey) -> tuple[Tensor, Tensor]:
-    """The median picture in the light of each picture, and how far the typical picture is off it."""
-    values: NDArray[np.float32] = seen.images.astype(np.float32) / np.float32(255)
-    median = seen.scenery.median
-    lit = np.clip(median * image_gains(values, median)[:, None, None], 0, 1)
-    off = np.median(np.abs(values - lit).mean(axis=3), axis=0)  # H x W
-    error = torch.from_numpy(np.broadcast_to(off, (len(values), 1, *off.shape)).copy())
-    return torch.from_numpy(lit).permute(0, 3, 1, 2).contiguous(), error
 
 
 def _learnt(seen: Survey, config: Config, seed: int) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,7 @@ PICTURES = 48
 """Pictures they are taken on."""
 
 BYTES_A_VALUE = 4
-"""Bytes kept for each pixel and channel of the pictures: the picture (1), its background (2), regions (below 1)."""
+"""Bytes kept for each pixel and channel: the picture (1), its background (2), labels of components (below 1)."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Pace:
     """What a step takes.
 
     Attributes:
-        seconds: Of a step, by phase: ``background``, ``pseudo_labels``, ``objects``, ``joint``, as far as there are such.
-        resident: Most bytes this process has held so far, steps of all phases included.
+        seconds: Of a step, by phase, of those there are: ``background``, ``pseudo_labels``, ``objects``, ``joint``.
+        resident: Most bytes that this process has held so far, steps of all phases included.
     """
 
     seconds: dict[str, float]
@@ -69,12 +69,12 @@ def phase_steps(config: Config) -> dict[str, int]:
     """Steps of each phase of the objects."""
     objects = config.objects
     frozen = min(objects.frozen_steps, objects.steps) if objects.scenario == "curriculum" else 0
-    guided = min(objects.pseudo_label_steps, frozen)
-    return {"pseudo_labels": guided, "objects": frozen - guided, "joint": objects.steps - frozen}
+    alone = min(objects.pseudo_label_steps, frozen)
+    return {"pseudo_labels": alone, "objects": frozen - alone, "joint": objects.steps - frozen}
 
 
 def measure(config: Config, images: NDArray[np.uint8], *, seed: int) -> Pace:
-    """Take a few steps of each phase, in a folder that is thrown away.
+    """Train a few steps of each phase, in a temporary folder: the steps of the training itself, whatever they are.
 
     Args:
         config: Settings; only the steps are others here.

@@ -1,7 +1,7 @@
-"""From what was seen to the settings of a run, each with its reason; what the user says comes first.
+"""From a survey to the settings of a run, each with its reason; what the user gives comes first.
 
 Ours, not the paper's: its settings are given for each data set. The base is the preset ``small``, which alone learns
-within minutes; figures that the rules rest on are in docs/results.md.
+within minutes; measurements that the rules rest on are in docs/results.md.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from astseg.autofit.components import Regions
+from astseg.autofit.components import Foreground
 from astseg.autofit.survey import SIDE, Survey
 from astseg.config import Config, override, to_dict
-from astseg.discovery.components import MARGIN
 from astseg.errors import UserError
 
 __all__ = ["Plan", "Row", "decide", "require_learnable"]
@@ -24,10 +23,10 @@ FEWEST = 20
 """Pictures below which nothing is begun."""
 
 FEW = 200
-"""Pictures below which a word of warning is given, and mirror images help."""
+"""Pictures below which a warning is given."""
 
 MOST_BROKEN = 0.05
-"""Part of the pictures that may be broken; they are left out and told."""
+"""Fraction of the pictures that may be broken; they are left out, with a warning."""
 
 FLATTEST = 16
 """Levels of 255 between the darkest and the brightest pixels below which nothing can be seen."""
@@ -36,16 +35,19 @@ SLOTS = (8, 24)
 """Fewest and most slots that are chosen; twice as many as there are objects in a full picture."""
 
 KNOWN = 1.5
-"""So many times the objects of a data set of the paper are the slots, where objects cannot be counted."""
+"""Slots for each object of the fullest picture of one of the paper's data sets, where objects cannot be counted."""
 
 SYMMETRIC = 0.03
-"""A background that is off its mirror image by less may be mirrored."""
+"""A background that differs from its mirror image by less may be mirrored."""
 
 MIRRORED_BELOW = 2_000
-"""Pictures below which more are made of them: mirror images, and mixtures."""
+"""Pictures below which more are made of them: mirror images, and copy-paste."""
 
 COPY_PASTE = 0.5
-"""Part of the pictures on which regions of others are laid where there are few."""
+"""Fraction of the pictures onto which objects of others are pasted, where there are few."""
+
+BACKGROUND_SHARE = 0.2
+"""Fraction of a time limit that goes to the background at most."""
 
 SMALL_OBJECTS = {96: 6.0, 128: 4.0}
 """Short sides that are chosen where the median object is narrower than so many pixels at 64."""
@@ -70,13 +72,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything decided but the steps and the time, which need the pace of this machine.
+    """All decisions but the steps and the time, which need the pace of this machine.
 
     Attributes:
         config: Settings.
         rows: The decisions.
         warnings: What the user should know before hours pass.
-        share: Part of a time limit that goes to the background at most.
+        share: Fraction of a time limit that goes to the background at most.
         background_by_time: Whether the background takes its whole share, however many steps that is.
     """
 
@@ -87,12 +89,12 @@ class Plan:
     background_by_time: bool
 
 
-def require_learnable(seen: Survey, regions: Regions | None = None) -> None:
+def require_learnable(seen: Survey, found: Foreground | None = None) -> None:
     """Refuse data from which nothing can be learnt.
 
     Args:
         seen: The survey.
-        regions: What differs from the background, once that is known.
+        found: The foreground components, once they are known.
 
     Raises:
         UserError: Too few pictures, all the same, too many broken, nothing to be seen in them, only background.
@@ -117,7 +119,7 @@ def require_learnable(seen: Survey, regions: Regions | None = None) -> None:
             f"nearly all pixels lie between levels {low} and {high} of 255, so there is nothing to see: stretch the"
             " brightness first (16-bit files are read by their upper 8 bits)"
         )
-    if regions is not None and not regions.learnt and not regions.counts.any():
+    if found is not None and not found.learnt and not found.counts.any():
         raise UserError(
             f"nothing differs from the background in any of {len(seen.images)} pictures looked at: give pictures with"
             " objects in them"
@@ -144,22 +146,22 @@ class _Decisions:
         self.rows.append(Row(name, _spelled(value), reason, option))
 
 
-def decide(seen: Survey, regions: Regions, base: Config, *, given: Collection[str] = ()) -> Plan:
+def decide(seen: Survey, found: Foreground, base: Config, *, given: Collection[str] = ()) -> Plan:
     """Decide the settings.
 
     Args:
         seen: The survey.
-        regions: What differs from the background.
-        base: Settings to start from, what the user says among them.
-        given: Dotted names of those that the user says, such as ``model.slots``.
+        found: The foreground components.
+        base: Settings to start from, what the user gives among them.
+        given: Dotted names of those that the user gives, such as ``model.slots``.
     """
     decisions = _Decisions(base, given)
     warnings = []
-    _image_size(decisions, seen, regions)
-    _slots(decisions, seen, regions)
-    _scale_range(decisions, regions)
+    _image_size(decisions, seen, found)
+    _slots(decisions, seen, found)
+    _scale_range(decisions, found)
     decisions.set("model.backbone", "cnn", "backbone", "learns within minutes, needs no downloaded weights")
-    varied = seen.scenery.kind == "varied"
+    varied = seen.background.kind == "varied"
     width = base.model.background_width if base.model.background_width != "auto" else "small"
     reason = "the widest that learns enough steps in minutes" if varied else "enough for one background"
     decisions.set("model.background_width", width, "background width", reason)
@@ -178,20 +180,15 @@ def decide(seen: Survey, regions: Regions, base: Config, *, given: Collection[st
             f"{len(seen.broken)} of {seen.sampled} pictures looked at cannot be read and are left out; the first:"
             f" {seen.broken[0]}"
         )
-    return Plan(
-        decisions.config,
-        tuple(decisions.rows),
-        tuple(warnings),
-        share=0.2,
-        background_by_time=varied,
-    )
+    rows = tuple(decisions.rows)
+    return Plan(decisions.config, rows, tuple(warnings), share=BACKGROUND_SHARE, background_by_time=varied)
 
 
-def _image_size(decisions: _Decisions, seen: Survey, regions: Regions) -> None:
+def _image_size(decisions: _Decisions, seen: Survey, found: Foreground) -> None:
     height, width = seen.frame.size
     short, side = min(height, width), SIDE
-    pixels = float(np.median(regions.sides.mean(axis=1))) * short if regions.tell else None
-    if pixels is not None and not regions.learnt:
+    pixels = float(np.median(found.sides.mean(axis=1))) * short if found.is_informative else None
+    if pixels is not None and not found.learnt:
         side = max([SIDE, *(one for one, below in SMALL_OBJECTS.items() if pixels < below)])
     full = min(min(one) for one in seen.sizes)
     side = min(side, full)
@@ -208,37 +205,37 @@ def _image_size(decisions: _Decisions, seen: Survey, regions: Regions) -> None:
     decisions.set("model.image_size", size, "image size", reason)
 
 
-def _slots(decisions: _Decisions, seen: Survey, regions: Regions) -> None:
+def _slots(decisions: _Decisions, seen: Survey, found: Foreground) -> None:
     usual = decisions.config.model.slots
-    if (regions.learnt or not regions.tell) and seen.benchmark is not None:
+    if (found.learnt or not found.is_informative) and seen.benchmark is not None:
         most, name = seen.benchmark.slots, seen.benchmark.name
         slots, reason = max(usual, round(KNOWN * most)), f"{name} has up to {most} objects, and some more slots help"
         decisions.set("model.slots", slots, "slots for objects", reason)
         return
-    if regions.learnt or not regions.tell:
+    if found.learnt or not found.is_informative:
         reason = "usual; objects cannot be counted before the background is learnt"
         decisions.set("model.slots", usual, "slots for objects", reason)
         return
-    many = int(np.percentile(regions.counts, 98))
+    many = int(np.percentile(found.counts, 98))
     slots = int(np.clip(2 * many, *SLOTS))
     least, most = SLOTS
     if slots in SLOTS and slots != 2 * many:
-        reason = f"{least} to {most} are chosen, and a full picture has {many} regions"
+        reason = f"{least} to {most} are chosen, and a full picture has {many} objects"
     else:
-        reason = f"twice the {many} regions of a full picture"
+        reason = f"twice the {many} objects of a full picture"
     decisions.set("model.slots", slots, "slots for objects", reason)
 
 
-def _scale_range(decisions: _Decisions, regions: Regions) -> None:
+def _scale_range(decisions: _Decisions, found: Foreground) -> None:
     """Wider than the published range where objects are larger or smaller than it reaches."""
     model = decisions.config.model
-    low, high = model.scale_min, model.scale_max
+    low, high, margin = model.scale_min, model.scale_max, decisions.config.discovery.glimpse_margin
     why_low = why_high = "as published"
-    if regions.tell and not regions.learnt:
-        largest = float(np.percentile(regions.sides.max(axis=1), 99))
-        smallest = float(np.percentile(regions.sides.min(axis=1), 1))
-        low = round(float(np.clip(0.8 / (MARGIN * largest), 0.8, low)), 2)
-        high = round(float(np.clip(1.25 / (MARGIN * smallest), high, 40.0)), 1)
+    if found.is_informative and not found.learnt:
+        largest = float(np.percentile(found.sides.max(axis=1), 99))
+        smallest = float(np.percentile(found.sides.min(axis=1), 1))
+        low = round(float(np.clip(0.8 / (margin * largest), 0.8, low)), 2)
+        high = round(float(np.clip(1.25 / (margin * smallest), high, 40.0)), 1)
         why_low = f"the largest objects take {100 * largest:.0f} % of a side"
         why_high = f"the smallest take {100 * smallest:.0f} %"
     decisions.set("model.scale_min", low, "smallest inverse scale", why_low)
@@ -246,19 +243,19 @@ def _scale_range(decisions: _Decisions, regions: Regions) -> None:
 
 
 def _mirror(decisions: _Decisions, seen: Survey) -> None:
-    scene = seen.scenery
+    background = seen.background
     if seen.count >= MIRRORED_BELOW:
         flip, reason = False, f"{seen.count} pictures are enough without"
-    elif scene.kind == "varied" or scene.symmetry < SYMMETRIC:
+    elif background.kind == "varied" or background.symmetry < SYMMETRIC:
         flip, reason = True, f"{seen.count} pictures are few, and the background looks alike in a mirror"
-        if scene.kind == "varied":
+        if background.kind == "varied":
             reason = f"{seen.count} pictures are few"
     else:
         flip, reason = False, "the background looks different in a mirror"
     decisions.set("objects.flip", flip, "mirror images", reason)
     few = seen.count < MIRRORED_BELOW
-    reason = "pictures are few, and objects of one are laid on others" if few else "pictures are enough without"
-    decisions.set("objects.copy_paste", COPY_PASTE if few else 0.0, "mixed pictures", reason)
+    reason = "pictures are few, so objects of one are pasted onto others" if few else "pictures are enough without"
+    decisions.set("objects.copy_paste", COPY_PASTE if few else 0.0, "copy-paste", reason)
 
 
 def _spelled(value: Any) -> str:

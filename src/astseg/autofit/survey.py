@@ -1,4 +1,4 @@
-"""What some of the pictures of a source look like: sizes, light, how far they share one background.
+"""What some of the pictures of a source look like: sizes, levels, whether they share one background.
 
 Nothing here is learnt and no label is looked at. Not in the paper, whose settings are given for each data set.
 """
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from astseg.data.resize import place
+from astseg.discovery.median_background import MedianBackground, median_background
 from astseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     from astseg.data import SceneSource
     from astseg.data.benchmark import Benchmark
 
-__all__ = ["SIDE", "Frame", "Scenery", "Survey", "frame_for", "scenery", "survey"]
+__all__ = ["SIDE", "Frame", "Survey", "frame_for", "survey"]
 
 SAMPLED = 400
-"""Pictures that are looked at, evenly spread."""
+"""Pictures that are looked at, evenly spaced."""
 
 SIDE = 64
 """Short side, in pixels, at which they are looked at."""
@@ -38,13 +39,7 @@ PROPORTION_STEP = 8
 """The long side is a multiple of this, so that pictures of nearly the same proportions come to one size."""
 
 LARGEST_CUT = 0.1
-"""Pictures of several proportions are cropped while this part of them is lost at most; else bars are added."""
-
-STEADY = 0.03
-"""A pixel is steady if, in the typical picture, it is off by less than this (of 1, mean over RGB)."""
-
-LIT_STEADY = 0.04
-"""The same, once a gain of each colour channel is taken out."""
+"""Pictures of several proportions are cropped while at most this fraction of them is lost; else bars are added."""
 
 
 @dataclass(frozen=True)
@@ -54,35 +49,14 @@ class Frame:
     Attributes:
         size: (H, W) in pixels.
         resize: ``crop`` or ``letterbox``.
-        crop: Part that is kept, as :func:`astseg.data.load_scenes` takes it; None: what the source declares.
-        cut: Part of the pictures that is cut off, on the mean.
+        crop: Fraction that is kept, as :func:`astseg.data.load_scenes` takes it; None: what the source declares.
+        cut: Fraction of the pictures that is cut off, on average.
     """
 
     size: tuple[int, int]
     resize: str
     crop: float | None
     cut: float
-
-
-@dataclass(frozen=True)
-class Scenery:
-    """What the pictures have in common.
-
-    Attributes:
-        kind: ``fixed``: one background in one light; ``lit``: one background in changing light; ``varied``: neither.
-        steady: Share of the pixels that hardly differ from the median picture, in [0, 1].
-        unrest: How far the typical pixel of the typical picture is off the median picture, of 1.
-        light: Deviation of the brightness from picture to picture, as a part of it.
-        symmetry: How far the median picture is off its mirror image, of 1.
-        median: H x W x 3, float in [0, 1].
-    """
-
-    kind: str
-    steady: float
-    unrest: float
-    light: float
-    symmetry: float
-    median: NDArray[np.float32] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -99,7 +73,7 @@ class Survey:
         distinct: How many of them differ from all others.
         grey: Whether they have no colours.
         levels: The levels, of 255, between which all but 2 % of the pixels lie.
-        scenery: What they have in common.
+        background: What they have in common.
         benchmark: What the paper does with this data set, if it is one of its.
     """
 
@@ -112,7 +86,7 @@ class Survey:
     distinct: int
     grey: bool
     levels: tuple[int, int]
-    scenery: Scenery
+    background: MedianBackground
     benchmark: Benchmark | None = None
 
     @property
@@ -130,22 +104,21 @@ def survey(
     size: tuple[int, int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Survey:
-    """Look at some scenes of a source, evenly spread.
+    """Look at some scenes of a source, evenly spaced.
 
     Args:
         source: The data set.
         indices: The scenes to learn from.
         resize: How pictures of other proportions fit in; None: what loses least.
-        crop: Part to keep; None: what the source declares.
+        crop: Fraction to keep; None: what the source declares.
         size: (H, W) of the model, for its proportions; None: their own.
         progress: Called with the number of scenes read and their total.
 
     Raises:
         UserError: Not one scene can be read, or they are smaller than the model can take.
     """
-    chosen = [
-        indices[number * len(indices) // min(SAMPLED, len(indices))] for number in range(min(SAMPLED, len(indices)))
-    ]
+    count = min(SAMPLED, len(indices))
+    chosen = [indices[number * len(indices) // count] for number in range(count)]
     pictures, sizes, broken = _read(source, chosen, progress)
     if not pictures:
         raise UserError(f"none of the {len(chosen)} pictures looked at can be read; the first: {broken[0]}")
@@ -166,7 +139,7 @@ def survey(
         distinct=len(digests),
         grey=bool(int(np.ptp(images, axis=3).max()) <= 2),
         levels=(round(float(low)), round(float(high))),
-        scenery=scenery(images),
+        background=median_background(images),
         benchmark=source.benchmark,
     )
 
@@ -176,7 +149,7 @@ def _read(
 ) -> tuple[list[NDArray[np.uint8]], Counter[tuple[int, int]], list[str]]:
     """The pictures that can be read, reduced where they are large, their sizes, and what is wrong with the others."""
 
-    def look(index: int) -> tuple[NDArray[np.uint8], tuple[int, int]] | str:
+    def read(index: int) -> tuple[NDArray[np.uint8], tuple[int, int]] | str:
         try:
             picture = source.read(index)[0]
         except UserError as error:
@@ -192,7 +165,7 @@ def _read(
     sizes: Counter[tuple[int, int]] = Counter()
     broken: list[str] = []
     with ThreadPoolExecutor(max_workers=4) as pool:
-        for done, seen in enumerate(pool.map(look, chosen), start=1):
+        for done, seen in enumerate(pool.map(read, chosen), start=1):
             if progress is not None:
                 progress(done, len(chosen))
             if isinstance(seen, str):
@@ -250,28 +223,3 @@ def frame_for(
     if resize is None:
         fit = "crop" if source.benchmark is not None or crop is not None or cut <= LARGEST_CUT else "letterbox"
     return Frame(size, fit, crop, cut if fit == "crop" else 0.0)
-
-
-def scenery(images: NDArray[np.uint8]) -> Scenery:
-    """What N images of one size, N x H x W x 3 uint8, have in common, by their distance from the median picture."""
-    values: NDArray[np.float32] = images.astype(np.float32) / np.float32(255)
-    median = np.median(values, axis=0).astype(np.float32)
-    off = np.median(np.abs(values - median).mean(axis=3), axis=0)  # H x W
-    gains = image_gains(values, median)
-    lit = np.median(np.abs(values / gains[:, None, None] - median).mean(axis=3), axis=0)
-    unrest, lit_unrest = float(np.median(off)), float(np.median(lit))
-    kind = "fixed" if unrest < STEADY else "lit" if lit_unrest < LIT_STEADY else "varied"
-    return Scenery(
-        kind=kind,
-        steady=float(((off if kind != "lit" else lit) < STEADY).mean()),
-        unrest=unrest if kind != "lit" else lit_unrest,
-        light=float(np.log(gains.mean(axis=1)).std()),
-        symmetry=float(np.abs(median - median[:, ::-1]).mean()),
-        median=median,
-    )
-
-
-def image_gains(values: NDArray[np.float32], median: NDArray[np.float32]) -> NDArray[np.float32]:
-    """N x 3: how much brighter than the median picture each image is in each channel, by its typical pixel."""
-    gains: NDArray[np.float32] = np.median((values + 0.05) / (median + 0.05), axis=(1, 2))
-    return np.maximum(gains, 0.05)

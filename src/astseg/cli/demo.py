@@ -76,7 +76,7 @@ def demo_in(folder: RunFolder, command: Demo, console: Console) -> Evaluation:
     if finished:
         console.print(f"this demo is trained already: {command.out}")
     with Reporter(folder.log_path, console=console) as reporter:
-        watch = TrainingMonitor(folder, few(test_scenes), reporter, config.inference)
+        watch = TrainingMonitor(folder, few(test_scenes), reporter, config.inference, config.discovery)
         model = train(
             config,
             train_scenes,
@@ -86,7 +86,7 @@ def demo_in(folder: RunFolder, command: Demo, console: Console) -> Evaluation:
             minutes=command.minutes,
             watch=watch,
         )
-    pipeline = Pipeline(model, config.inference)
+    pipeline = Pipeline(model, config.inference, discovery=config.discovery)
     result = evaluate(pipeline, test_scenes)
     if finished:
         return result

@@ -90,10 +90,18 @@ def run_fit(command: Fit, console: Console) -> int:
     if notice:
         console.print(notice)
     with Reporter(folder.log_path, console=console, tensorboard=board) as reporter:
-        watch = TrainingMonitor(folder, few(scenes), reporter, config.inference)
+        watch = TrainingMonitor(folder, few(scenes), reporter, config.inference, config.discovery)
         model = train(config, scenes, run=folder, seed=command.seed, reporter=reporter, minutes=minutes, watch=watch)
     write_card(folder, config, info)
-    finish(Pipeline(model, config.inference), scenes, folder, source, command, info, console=console)
+    finish(
+        Pipeline(model, config.inference, discovery=config.discovery),
+        scenes,
+        folder,
+        source,
+        command,
+        info,
+        console=console,
+    )
     console.print(f"time                 {spelled_time(time.monotonic() - begin)} since the command began")
     return 0
 
@@ -221,9 +229,9 @@ def _info(command: Fit, prepared: Prepared, scenes: SceneArrays) -> RunInfo:
     )
 
 
-def _seen_rows(seen: survey.Survey, found: components.Regions) -> list[tuple[str, str]]:
+def _seen_rows(seen: survey.Survey, found: components.Foreground) -> list[tuple[str, str]]:
     """What was seen, in words."""
-    scene = seen.scenery
+    scene = seen.background
     sizes = ", ".join(f"{h} x {w}" for (h, w), _ in seen.sizes.most_common(3))
     more = f" and {len(seen.sizes) - 3} other sizes" if len(seen.sizes) > 3 else ""
     kinds = {
@@ -231,10 +239,10 @@ def _seen_rows(seen: survey.Survey, found: components.Regions) -> list[tuple[str
         "lit": f"one, in changing light (by {100 * scene.light:.0f} %)",
         "varied": "differs from picture to picture",
     }
-    if found.tell:
+    if found.is_informative:
         low, middle, high = (int(value) for value in np.percentile(found.counts, (5, 50, 95)))
         how = "a first short background" if found.learnt else "the median picture"
-        differing = f"{low} to {high} regions a picture, mostly {middle}, {100 * found.foreground:.0f} % of the pixels"
+        differing = f"{low} to {high} objects a picture, mostly {middle}, {100 * found.share:.0f} % of the pixels"
         differing += f" (by {how}{': rough' if found.learnt else ''})"
     else:
         differing = "cannot be told before the background is learnt"

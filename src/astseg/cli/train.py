@@ -94,7 +94,9 @@ def train_in(
     board = folder.path / "tensorboard" if command.tensorboard else None
     log_path, board = (folder.log_path, board) if team.is_first else (None, None)
     with Reporter(log_path, console=console, tensorboard=board) as reporter:
-        watch = TrainingMonitor(folder, few(scenes), reporter, config.inference) if team.is_first else None
+        watch = None
+        if team.is_first:
+            watch = TrainingMonitor(folder, few(scenes), reporter, config.inference, config.discovery)
         model = train(
             config,
             scenes,

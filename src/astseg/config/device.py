@@ -1,4 +1,4 @@
-"""What the machine is, as far as it matters here: where to run, and in which precision it is quick."""
+"""The device that a command runs on, and the precision in which that device is fast."""
 
 from __future__ import annotations
 
@@ -8,26 +8,51 @@ from typing import Any
 import torch
 
 from astseg.config import Config
+from astseg.errors import UserError
 
-__all__ = ["default_device", "uses_bfloat16", "has_fast_bfloat16", "resolved", "resolved_precision"]
+__all__ = [
+    "choose_device",
+    "default_device",
+    "has_fast_bfloat16",
+    "resolved",
+    "resolved_precision",
+    "uses_bfloat16",
+]
 
 
 def default_device() -> torch.device:
-    """A GPU where there is one."""
+    """CUDA where there is one, else the CPU; Apple's devices, on which nothing is tested, only by their name."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether a device has units of its own for products in bfloat16.
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """A device by its name; None: :func:`default_device`.
 
-    Of CPUs those with AMX have, and AMD's with AVX512-BF16. All others are slower in bfloat16 than in float32, most of
-    them by far, because what they lack is done with detours (docs/results.md).
+    Raises:
+        UserError: A device that is not there.
+    """
+    if device is None:
+        return default_device()
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: built without CUDA
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device '{device}' cannot be used ({reason}): choose another, such as cpu") from None
+    return chosen
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether a device has its own units for products in bfloat16.
+
+    Of CPUs, those with AMX and AMD's with AVX512-BF16 do. All others are slower in bfloat16 than in float32, most of
+    them by far (docs/results.md).
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
-    capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell
+    capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not say
     by_amd = str(capabilities.get("cpu_name", "")).startswith("AMD")  # Intel's multiply float32 as quickly without AMX
     return bool(capabilities.get("amx_bf16") or (by_amd and capabilities.get("avx512_bf16")))
 
@@ -43,7 +68,7 @@ def resolved_precision(precision: str, device: torch.device) -> str:
 
 
 def resolved(config: Config, device: torch.device, before: Config | None = None) -> Config:
-    """Settings without ``auto`` for a precision: that of a run that has begun, or else what the device is quick in."""
+    """Settings without ``auto`` for a precision: that of a run that has begun, else what the device is fast in."""
     for part in ("background", "objects"):
         precision = getattr(config, part).precision
         if precision == "auto" and before is not None:

@@ -1,6 +1,6 @@
 """Named settings. Each states only what differs from the defaults of :mod:`astseg.config`, and where that is from.
 
-The defaults themselves are the supplement's Table 1; where each of them is from stands in :mod:`astseg.config.provenance`.
+The defaults themselves are the supplement's Table 1; where each of them is from stands beside it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from astseg.config import Config, nearest, override
+from astseg.config.setting import REFERENCE, TABLE_1
 from astseg.errors import UserError
 
 __all__ = ["PRESETS", "VARIANTS", "Preset", "find_preset", "preset", "preset_names", "variants_of"]
@@ -33,8 +34,6 @@ class Preset:
     sources: dict[str, str] = field(default_factory=dict)
 
 
-TABLE_1 = "supplement, Table 1"
-REFERENCE = "reference implementation"
 VIDEO = "reference implementation, real videos"
 
 _FIXED = {"background_width": "simple", "isotropic": True}
@@ -121,7 +120,7 @@ VARIANTS: dict[str, Preset] = {
 
 PRESETS: dict[str, Preset] = {
     "small": Preset(
-        "64x64 on a CPU: a small CNN, a second look, guided by what differs from the background; learns within minutes",
+        "64x64 on a CPU: a small CNN, a glimpse encoder, pseudo-labels by background subtraction; learns in minutes",
         "ours, measured in docs/results.md",
         {
             "model": {

@@ -1,1 +1,1 @@
-"""Where objects may be, before any is modelled."""
+"""Where objects may be, before any is modelled: background subtraction, shadows, hues, components."""

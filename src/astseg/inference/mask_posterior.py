@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from astseg.config import InferenceConfig
 from astseg.discovery.components import Components
-from astseg.model.ops import SPECK, shapes_are_fixed
+from astseg.model.ops import shapes_are_fixed
 
 __all__ = ["mask_posterior", "visible_slots"]
 
@@ -28,12 +28,12 @@ STEEPEST = 60.0
 """Largest logarithm of a likelihood against that of the layer with the largest weight, so that float32 holds it."""
 
 
-def visible_slots(weights: Tensor) -> Tensor:
-    """Slots with the largest weight in more than a speck of pixels, B x K, bool; weights: B x L x H x W."""
+def visible_slots(weights: Tensor, *, smallest: float = InferenceConfig.smallest_slot) -> Tensor:
+    """Slots, B x K bool, with the largest weight in more than that fraction of the pixels; weights: B x L x H x W."""
     first = weights.max(dim=1).indices.flatten(1)  # B x HW; argmax takes ten times as long
     area = torch.zeros(weights.shape[:2], device=weights.device)
     area.scatter_add_(1, first, torch.ones_like(first, dtype=area.dtype))
-    return area[:, 1:] > SPECK * first.shape[1]
+    return area[:, 1:] > smallest * first.shape[1]
 
 
 def mask_posterior(
@@ -81,7 +81,7 @@ def _posterior(weights: Tensor, nats: Tensor, visible: Tensor) -> Tensor:
 def _within_components(posterior: Tensor, components: Components, *, power: float, floor: float) -> Tensor:
     """Responsibilities, times the mean responsibility within the pixel's component (or the rest of the image)."""
     b, layers, h, w = posterior.shape
-    number = components.regions.long().view(b, 1, h * w)
+    number = components.labels.long().view(b, 1, h * w)
     numbers = components.present.shape[1] + 1
     area = posterior.new_zeros(b, 1, numbers).scatter_add_(2, number, torch.ones_like(number, dtype=posterior.dtype))
     number = number.expand(-1, layers, -1)

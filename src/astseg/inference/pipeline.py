@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from astseg.config import Config, InferenceConfig
+from astseg.config import Config, DiscoveryConfig, InferenceConfig
 from astseg.config.device import resolved_precision
 from astseg.discovery.background_subtraction import find_components
 from astseg.discovery.components import Components
@@ -41,19 +41,29 @@ class Pipeline:
     Attributes:
         model: The network; its modes are left as they are.
         config: The settings.
+        discovery: What foreground components are.
         precision: ``float32`` or ``bfloat16``, of the backbone.
     """
 
-    def __init__(self, model: AstSeg, config: InferenceConfig | None = None, *, precision: str = "float32") -> None:
+    def __init__(
+        self,
+        model: AstSeg,
+        config: InferenceConfig | None = None,
+        *,
+        discovery: DiscoveryConfig | None = None,
+        precision: str = "float32",
+    ) -> None:
         """Put the parts together.
 
         Args:
             model: The network.
             config: The settings; None: the paper's masks.
+            discovery: What foreground components are; None: the defaults.
             precision: Of the backbone: ``float32``, ``bfloat16`` or ``auto``: that, where the device is quick in it.
         """
         self.model = model
         self.config = config or InferenceConfig()
+        self.discovery = discovery or DiscoveryConfig()
         assert model.encoder.glimpse_encoder is not None or not self.config.proposals, "no glimpse encoder"
         self.precision = resolved_precision(precision, self.device)
 
@@ -91,7 +101,9 @@ class Pipeline:
                 latents, attention = self.model.encoder.locate(images)
             components = missed = None
             if self.config.proposals:
-                components = find_components(images, background, predicted_error, limit=self.slots).to(images.device)
+                components = find_components(
+                    images, background, predicted_error, limit=self.slots, config=self.discovery
+                ).to(images.device)
                 latents, attention, missed = assign_proposals(
                     latents,
                     attention,
@@ -99,6 +111,8 @@ class Pipeline:
                     behind=self.model.renderer.background_log_activation.detach(),
                     scale_range=self.model.encoder.scale_range,
                     iou=self.config.proposal_iou,
+                    active_margin=self.config.proposal_margin,
+                    glimpse_margin=self.discovery.glimpse_margin,
                 )
             output = self._render(images, background, latents, attention, components, layers=layers)
             output.missed = missed
@@ -158,7 +172,7 @@ class Pipeline:
             images, background, latents, attention, layers=layers, active=active, compare=by_colour
         )
         if output.colour_errors is not None:
-            visible = visible_slots(output.weights)
+            visible = visible_slots(output.weights, smallest=self.config.smallest_slot)
             output.posterior = mask_posterior(
                 output.weights, output.colour_errors, visible, config=self.config, components=components
             )
@@ -187,7 +201,8 @@ def load_pipeline(
         UserError: No run folder, broken or missing weights.
     """
     model, config, info = load_model(Path(run).expanduser())
-    return Pipeline(model.to(device or "cpu"), config.inference, precision=precision), config, info
+    model = model.to(device or "cpu")
+    return Pipeline(model, config.inference, discovery=config.discovery, precision=precision), config, info
 
 
 @contextmanager

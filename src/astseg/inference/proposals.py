@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from astseg.discovery.components import ON_MARGIN, Components
+from astseg.config import DiscoveryConfig, InferenceConfig
+from astseg.discovery.components import Components
 from astseg.model.ops import index_like
 from astseg.types import ObjectLatents
 
@@ -34,6 +35,8 @@ def assign_proposals(
     behind: Tensor,
     scale_range: tuple[float, float],
     iou: float,
+    active_margin: float = InferenceConfig.proposal_margin,
+    glimpse_margin: float = DiscoveryConfig.glimpse_margin,
 ) -> tuple[ObjectLatents, Tensor, Tensor]:
     """Move slots to the regions of their images.
 
@@ -44,13 +47,16 @@ def assign_proposals(
         behind: Log alpha_0, scalar, without a term of the pixels; slots that do not exceed it are off.
         scale_range: Smallest and largest inverse scale.
         iou: Boxes of a slot and of a component mean the same object from this IoU on.
+        active_margin: How far a slot with a component exceeds the background's log activation at least.
+        glimpse_margin: Factor by which a glimpse is larger than its component's box.
 
     Returns:
         Latents, attention, and which slots have regions that were missed, B x K. A slot with a region has its
-        frame, its cells as attention, and exceeds the background by :data:`astseg.discovery.components.ON_MARGIN` at least; the
+        frame, its cells as attention, and exceeds the background by ``active_margin`` at least; the
         other ones are as they were, or off. Where regions are more than slots, the smallest go without.
     """
-    position, scale = (numbers.to(latents.position) for numbers in regions.frames(latents.scale.shape[-1], scale_range))
+    boxes = regions.glimpses(latents.scale.shape[-1], scale_range, margin=glimpse_margin)
+    position, scale = (numbers.to(latents.position) for numbers in boxes)
     on = latents.log_activation > behind  # B x K
     overlap = box_overlap(latents.position, latents.scale, position, scale)  # B x K x R
     overlap = overlap * (on[:, :, None] & regions.present[:, None])
@@ -70,7 +76,7 @@ def assign_proposals(
         latents,
         position=torch.where(moved[..., None], _of(position, region), latents.position),
         scale=torch.where(moved[..., None], _of(scale, region), latents.scale),
-        log_activation=torch.where(moved, kept.clamp_min(behind + ON_MARGIN), kept),
+        log_activation=torch.where(moved, kept.clamp_min(behind + active_margin), kept),
     )
     cells = regions.cells((attention.shape[2], attention.shape[3])).to(attention)
     cells = cells / cells.sum(dim=(2, 3), keepdim=True).clamp_min(torch.finfo(cells.dtype).tiny)

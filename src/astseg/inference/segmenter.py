@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from astseg.config import PRECISIONS
+from astseg.config.device import choose_device
 from astseg.data.arrays import images_to_tensor
 from astseg.data.inputs import Input, image_from, separate
 from astseg.data.resize import Placement, Preprocess
@@ -26,7 +27,7 @@ from astseg.inference.prediction import Prediction, may_own_pixels, predictions_
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Segmenter", "choose_device"]
+__all__ = ["Segmenter"]
 
 
 class Segmenter:
@@ -60,7 +61,7 @@ class Segmenter:
 
         Args:
             folder: The folder.
-            device: Where to run, such as ``cpu`` or ``cuda:1``; None: the best there is.
+            device: Where to run, such as ``cpu`` or ``cuda:1``; None: CUDA where there is one, else the CPU.
             precision: Of the backbone: ``float32``, ``bfloat16``, which changes few labels (docs/results.md) and takes
                 less time where the device is quick in it, or ``auto``: that, where it is.
 
@@ -152,22 +153,3 @@ class Segmenter:
                 output.layers = renderer.colours(output.latents, may_own_pixels(output.responsibilities))
             behind = renderer.background_activation().mean().item()
         yield from predictions_from(output, placements, background_activation=behind)
-
-
-def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """A device by its name, or the best there is: CUDA, then Apple's, then the CPU.
-
-    Raises:
-        UserError: A device that is not there.
-    """
-    if device is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: built without CUDA
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device '{device}' cannot be used ({reason}): choose another, such as cpu") from None
-    return chosen

@@ -26,9 +26,6 @@ __all__ = [
     "shapes_are_fixed",
 ]
 
-SPECK = 0.002
-"""What covers less than this part of an image is noise, as a region and as an object."""
-
 SMALLEST_LOG_RATIO = -80.0
 """Activations further apart than e^80 count as e^80 apart, so that float32 never divides zero by zero."""
 

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from astseg.config import DiscoveryConfig
 from astseg.data.arrays import images_to_tensor
 from astseg.discovery.background_subtraction import find_components
-from astseg.discovery.components import Components
+from astseg.discovery.components import DEFAULT, Components
 from astseg.errors import UserError
 from astseg.model.background import BackgroundModel
 from astseg.types import SceneArrays
@@ -117,18 +118,21 @@ class LiveComponents:
         model: The background model.
         batches: Where the images are.
         regions: R.
+        config: What components are.
     """
 
     model: BackgroundModel
     batches: Batches
     regions: int
+    config: DiscoveryConfig = DEFAULT
 
     @torch.no_grad()
     def take(self, indices: Tensor, mirrored: Tensor) -> Components:
         """The regions of some images; mirrored: B bool, which of them are seen in a mirror."""
         images = self.batches.take(indices, mirrored)
         background, predicted_error = self.model(images)
-        return find_components(images, background, predicted_error, limit=self.regions).to(images.device)
+        found = find_components(images, background, predicted_error, limit=self.regions, config=self.config)
+        return found.to(images.device)
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,12 @@ class FrozenBackground:
 
 @torch.no_grad()
 def freeze_background(
-    model: BackgroundModel, batches: Batches, *, regions: int, storage: str = "float16"
+    model: BackgroundModel,
+    batches: Batches,
+    *,
+    regions: int,
+    storage: str = "float16",
+    config: DiscoveryConfig = DEFAULT,
 ) -> FrozenBackground:
     """Draw the background of every training image, and find the regions that differ from it.
 
@@ -164,10 +173,11 @@ def freeze_background(
         batches: The training images.
         regions: R, how many regions of an image to find; 0: none.
         storage: ``float16``, or ``uint8`` to round to 8 bits, as the reference's stored pictures are.
+        config: What components are.
     """
     model.eval()
     if batches.stored is not None:
-        return FrozenBackground(None, LiveComponents(model, batches, regions) if regions else None)
+        return FrozenBackground(None, LiveComponents(model, batches, regions, config) if regions else None)
     eight_bits = storage == "uint8"
     keep = eight_bits or math.prod(batches.shape) * 2 <= CACHE_BYTES  # in 8 bits they are as large as the images are
     drawn, found = [], []
@@ -176,6 +186,6 @@ def freeze_background(
         if keep:
             drawn.append((background * 255).round().byte() if eight_bits else background.half())
         if regions:
-            found.append(find_components(images, background, predicted_error, limit=regions))
+            found.append(find_components(images, background, predicted_error, limit=regions, config=config))
     components = Components.joined(found).to(batches.device) if regions else None
     return FrozenBackground(torch.cat(drawn) if keep else None, components)

@@ -133,7 +133,7 @@ def train_background(
 def train_objects(
     model: AstSeg,
     scenes: SceneArrays,
-    config: ObjectsConfig,
+    config: Config,
     *,
     run: RunFolder,
     seed: int,
@@ -165,64 +165,74 @@ def train_objects(
     Raises:
         DivergedError: A loss or a gradient is not finite.
     """
-    device = next(model.parameters()).device
+    objects, device = config.objects, next(model.parameters()).device
     share = (team.rank, team.size)
-    batches = Batches(scenes, size=config.batch, seed=seed + 1, flip=config.flip, device=device, share=share)
+    batches = Batches(scenes, size=objects.batch, seed=seed + 1, flip=objects.flip, device=device, share=share)
     state = run.load_state() or TrainingState("objects", 0, 0.0, 0.0, seed)
     if state.step:
         run.restore(model)
-    clock = Clock(config.steps, minutes=minutes, seconds=state.seconds)
+    clock = Clock(objects.steps, minutes=minutes, seconds=state.seconds)
     divergence = DivergenceMonitor(run, reporter, seed=seed + 1)
     phase, finished, saved = "", state.step, clock.seconds()
     with StopRequest() as interruption:
         for step, position in team.agreed(clock.left(state.step)):
             now = schedule.phase(
                 position,
-                scenario=config.scenario,
-                frozen_steps=config.frozen_steps,
-                pseudo_label_steps=config.pseudo_label_steps,
+                scenario=objects.scenario,
+                frozen_steps=objects.frozen_steps,
+                pseudo_label_steps=objects.pseudo_label_steps,
             )
             if not phase or (now == "joint") != (phase == "joint"):
                 parameters = model.parameters() if now == "joint" else model.object_parameters()
                 # Made anew at the switch, as in the reference: the moments of the objects are lost.
                 optimizer = torch.optim.Adam(
-                    parameters, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True
+                    parameters, lr=objects.learning_rate, betas=objects.betas, eps=objects.eps, fused=True
                 )
                 if step == state.step and (state.phase == "joint") == (now == "joint") and step:
                     run.restore(model, optimizer)
-                regions = model.encoder.slots if config.pseudo_label_weight or config.pseudo_label_steps else 0
+                regions = model.encoder.slots if objects.pseudo_label_weight or objects.pseudo_label_steps else 0
                 if now == "joint":
                     # Regions of the background as it then is: they hang on the weights alone, whatever came before.
-                    live = LiveComponents(model.background_model, batches, regions) if regions else None
-                    frozen = FrozenBackground(None, live)
+                    live = LiveComponents(model.background_model, batches, regions, config.discovery)
+                    frozen = FrozenBackground(None, live if regions else None)
                 else:
                     frozen = freeze_background(
-                        model.background_model, batches, regions=regions, storage=config.frozen_storage
+                        model.background_model,
+                        batches,
+                        regions=regions,
+                        storage=objects.frozen_storage,
+                        config=config.discovery,
                     )
                 model.train()
                 model.background_model.requires_grad_(now == "joint")
                 # Of a batch in parts, the second would write over what the first has left.
-                graphs = config.cuda_graphs and config.accumulate == 1
+                graphs = objects.cuda_graphs and objects.accumulate == 1
                 render = Replayed(
-                    Scene(model, pruning_margin=config.pruning_margin), precision=config.precision, graphs=graphs
+                    Scene(model, pruning_margin=objects.pruning_margin), precision=objects.precision, graphs=graphs
                 )
-                locate = Replayed(Locating(model.encoder), precision=config.precision, graphs=graphs)
+                locate = Replayed(Locating(model.encoder), precision=objects.precision, graphs=graphs)
             phase = now
 
-            rate = object_rate(config, position) * divergence.factor
+            rate = object_rate(objects, position) * divergence.factor
             set_rate(optimizer, rate)
             batch, weights = batches.draw(step), loss_weights(config, phase, position)
             guided = phase == "pseudo_labels" or weights["pseudo_labels"]
             optimizer.zero_grad(set_to_none=True)
             found: list[dict[str, Tensor]] = []
             layers: list[Tensor] = []
-            for images, indices, mirrored in split(batch, config.accumulate):
+            for images, indices, mirrored in split(batch, objects.accumulate):
                 backgrounds = frozen.draw(indices, mirrored)
                 components = (
                     frozen.components.take(indices, mirrored) if frozen.components is not None and guided else None
                 )
-                if config.copy_paste and phase != "joint" and components is not None:
-                    images, components = copy_paste(images, components, share=config.copy_paste)
+                if objects.copy_paste and phase != "joint" and components is not None:
+                    images, components = copy_paste(
+                        images,
+                        components,
+                        share=objects.copy_paste,
+                        pasted=config.pseudo_labels.pasted_components,
+                        smallest=config.discovery.smallest_component,
+                    )
                 if phase == "pseudo_labels":
                     assert components is not None
                     located = Locating.output(locate(images))
@@ -232,20 +242,20 @@ def train_objects(
                     losses = object_losses(model, output, images, config, components=components, position=position)
                     layers.append(output.weights.detach())
                 total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-                (total / config.accumulate).backward()  # type: ignore[no-untyped-call]
+                (total / objects.accumulate).backward()  # type: ignore[no-untyped-call]
                 found.append({name: loss.detach() for name, loss in losses.items()})
             losses = {name: torch.stack([part[name] for part in found]).mean() for name in found[0]}
             if layers:
-                divergence.look(phase, step, position / config.steps, layers)
+                divergence.look(phase, step, position / objects.steps, layers)
             detached = team.shared(model, losses)
             divergence.check(phase, step, detached, model, batch)
-            if config.clip:
+            if objects.clip:
                 # Of what is trained alone: a frozen background may still have the gradients of its own last step.
-                nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], config.clip)
+                nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], objects.clip)
             optimizer.step()
 
             seconds, finished = clock.seconds(), step + 1
-            reporter.step(phase, step, position, config.steps, detached, seconds=seconds, rate=rate)
+            reporter.step(phase, step, position, objects.steps, detached, seconds=seconds, rate=rate)
             if watch is not None:
                 watch(model, phase, finished, seconds)
             interruption.requested, is_due = team.any(interruption.requested, seconds - saved > SAVE_SECONDS)
@@ -369,7 +379,7 @@ def _train_from_state(
         train_objects(
             model,
             scenes,
-            config.objects,
+            config,
             run=run,
             seed=seed,
             reporter=reporter,

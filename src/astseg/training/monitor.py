@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from astseg.config import InferenceConfig
+from astseg.config import DiscoveryConfig, InferenceConfig
 from astseg.data.arrays import images_to_tensor
 from astseg.data.formats.png import save_picture
 from astseg.diagnostics.health import early_warning
@@ -42,7 +42,12 @@ class TrainingMonitor:
     """
 
     def __init__(
-        self, run: RunFolder, scenes: SceneArrays, reporter: Reporter, config: InferenceConfig | None = None
+        self,
+        run: RunFolder,
+        scenes: SceneArrays,
+        reporter: Reporter,
+        config: InferenceConfig | None = None,
+        discovery: DiscoveryConfig | None = None,
     ) -> None:
         """Watch a run.
 
@@ -51,11 +56,13 @@ class TrainingMonitor:
             scenes: Some dozen scenes at the model's size.
             reporter: Where the figures are told.
             config: How the output becomes masks; None: as in the paper.
+            discovery: What foreground components are; None: the defaults.
         """
         self.run = run
         self.scenes = scenes
         self.reporter = reporter
         self.config = config
+        self.discovery = discovery or DiscoveryConfig()
         self.begin = time.monotonic()
         self.due = [*FIRST_PICTURES]
         self.rendered: list[dict[str, float]] = []
@@ -84,7 +91,7 @@ class TrainingMonitor:
         images = images_to_tensor(np.asarray(self.scenes.images[:]), device=next(model.parameters()).device)
         with inference(model):
             background, predicted_error = model.background_model(images)
-        components = find_components(images, background, predicted_error, limit=1)
+        components = find_components(images, background, predicted_error, limit=1, config=self.discovery)
         found = int(components.present.any(dim=1).sum())
         if found < LEAST_FOUND * len(images):
             self._warn(
@@ -100,7 +107,7 @@ class TrainingMonitor:
 
     def draw(self, model: AstSeg, name: str) -> dict[str, float]:
         """Draw ``panels/NAME.png`` and ``panels/latest.png``, and tell the figures; returns the finite ones by name."""
-        result = evaluate(Pipeline(model, self.config), self.scenes)
+        result = evaluate(Pipeline(model, self.config, discovery=self.discovery), self.scenes)
         picture = panel(self.scenes.images[:8], result.first_output, labels=_first(self.scenes))
         file = self.run.panels / f"{name}.png"
         for path in (file, self.run.panels / "latest.png"):

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from astseg.data.arrays import images_to_tensor
+from astseg.data.open import evenly_spaced
+from astseg.discovery.median_background import median_background
 from astseg.errors import UserError
 from astseg.evaluation.metrics import segmentation_metrics
 from astseg.inference.pipeline import Pipeline
@@ -40,9 +42,6 @@ ALWAYS = 0.9
 
 SAME_PLACE = 0.15
 """A pixel that is off the median image by more shows an object there, where the background is one and the same."""
-
-ONE_BACKGROUND = 0.04
-"""The background is one and the same if the typical pixel of the typical image is off the median image by less."""
 
 _AVERAGED = ("unexplained", "used", "doubled", "entropy", "foreground", "shifted", "flipped")
 """Metrics that are plain means over the images."""
@@ -158,10 +157,8 @@ def _summary(each: dict[str, NDArray[np.float64]], *, common: bool, proposals: b
 
 def _median(scenes: SceneArrays) -> tuple[Tensor, bool]:
     """The median image, 3 x H x W, and whether all images have that background in common."""
-    images = images_to_tensor(np.asarray(scenes.images[: min(256, len(scenes))]))
-    median = images.median(dim=0).values
-    unrest = (images - median).abs().mean(dim=1).median(dim=0).values.median()
-    return median, bool(unrest < ONE_BACKGROUND)
+    background = median_background(np.asarray(scenes.images[evenly_spaced(256, len(scenes))]))
+    return torch.from_numpy(background.median).permute(2, 0, 1), background.kind == "fixed"
 
 
 def _measure(pipeline: Pipeline, images: Tensor, median: Tensor) -> dict[str, Tensor]:
