@@ -13,6 +13,7 @@ from PIL import Image
 from astseg.cli import fit as fit_run
 from astseg.cli import main
 from astseg.runs.folder import RunFolder
+from astseg.runs.info import RunInfo
 from astseg.training import loop
 
 Draw = Callable[..., NDArray[np.uint8]]
@@ -54,16 +55,16 @@ def test_from_pictures_to_masks_and_again(
     said = capsys.readouterr().out
     assert "left out, since they cannot be read: 1 of 30 pictures" in said
     assert f"next                 astseg segment {out} {path} --out masks" in said
-    config, about = RunFolder(out).load_config()
+    config, info = RunFolder(out).load_config()
     assert (config.model.image_size, config.model.slots, config.objects.steps) == ((20, 28), 4, 20)
-    assert (about["images"], about["data"]) == (29, str(path))
+    assert (info.images, info.data) == (29, str(path))
     told = json.loads((out / "fit.json").read_text())
     assert {row["option"] for row in told["plan"]} >= {"--model.slots", "--steps", "--objects.flip"}
     for name in ("model.safetensors", "report.html", "health.json", "README.md"):
         assert (out / name).is_file()
     masks = sorted((out / "examples").glob("*_masks.png"))
     assert len(masks) >= 11
-    assert Image.open(masks[0]).size == (52, 37)  # what the model saw of 52 x 40
+    assert Image.open(masks[0]).size == (52, 40)
 
     assert main.run(command.split()) == 0
     assert "is trained already" in capsys.readouterr().out
@@ -116,7 +117,7 @@ def test_other_folders_are_left_alone(
     (tmp_path / "holiday" / "a.jpg").touch()
     assert main.run(f"fit {path} --out {tmp_path / 'holiday'} {settings}".split()) == 2
     assert "holds no run: choose another folder" in capsys.readouterr().err
-    RunFolder(tmp_path / "other").save_config(fit_run.Config(), data="x")
+    RunFolder(tmp_path / "other").save_config(fit_run.Config(), RunInfo("small", data="x"))
     assert main.run(f"fit {path} --out {tmp_path / 'other'} {settings}".split()) == 2
     assert "was not begun by 'astseg fit'" in capsys.readouterr().err
 

@@ -77,4 +77,4 @@ def test_the_masks(video: Path, tmp_path: Path) -> None:
     means = {name: float(values.mean()) for name, values in figures.items()}
     assert means["ari_fg"] > 0.75, means
     assert means["miou"] > 0.6, means
-    assert RunFolder(tmp_path / "run").load_config()[1]["images"] == FRAMES
+    assert RunFolder(tmp_path / "run").load_config()[1].images == FRAMES

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from astseg.cli import arguments, commands, main
+from astseg.cli import arguments, commands, evaluate, main
 from astseg.cli.arguments import parse
 from astseg.config import Config
 from astseg.config.device import default_device, resolved_precision
@@ -49,7 +49,7 @@ def no_gpu() -> Iterator[None]:
     """Runs are compared bit for bit, which a GPU does not promise."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        for module in (commands, loop):
+        for module in (evaluate, loop):
             patch.setattr(module, "default_device", lambda: torch.device("cpu"))
         yield
 
@@ -212,7 +212,6 @@ def test_other_mistakes_are_told_by_the_parser(words: list[str], capsys: pytest.
 
 def test_main_exits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["astseg", "train", "d", "--out", "r", "--steps", "3"])
-    monkeypatch.setattr(main, "keep_heap", lambda: None)  # else for all tests that follow
     monkeypatch.setattr(main, "run", lambda words: len(words))
     with pytest.raises(SystemExit) as stop:
         main.main()
@@ -640,7 +639,7 @@ def test_from_end_to_end(place: Path, tmp_path: Path) -> None:
     assert_same_weights(run, place / "run")
     assert max(Counter((entry["phase"], entry["step"]) for entry in log(run)).values()) == 1
     states = {"training_state", "training_state.before"}
-    weights = {"model.safetensors", "best.safetensors"}
+    weights = {"model.safetensors"}
     assert {path.name for path in run.iterdir()} == {
         "README.md",
         "config.json",
@@ -687,7 +686,7 @@ def test_a_precision_is_asked_for_and_told(place: Path, tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from astseg.cli import main
-from astseg.training import monitor
+from astseg.training import loop, monitor
 
 def die(self, model, phase, step, seconds):
     if (phase, step) == ("objects", 7):

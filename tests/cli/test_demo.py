@@ -53,7 +53,7 @@ def test_from_nothing_to_figures_and_again(tmp_path: Path) -> None:
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["ari_fg"] == result.mean["ari_fg"]
     assert (metrics["count"], metrics["train_scenes"], metrics["family"], metrics["seed"]) == (5, 7, "desk", 3)
-    _, config = load_model(out)
+    _, config, _ = load_model(out)
     assert config == TINY.with_steps(4)
     assert (config.objects.steps, config.objects.frozen_steps) == (4, 2)
     card = (out / "README.md").read_text()

@@ -14,6 +14,7 @@ from astseg.config import Config
 from astseg.config.presets import PRESETS, VARIANTS, preset
 from astseg.model.backbones.segformer import MIX_TRANSFORMERS
 from astseg.runs.folder import RunFolder, load_model
+from astseg.runs.info import RunInfo
 from astseg.training.logging import Reporter
 from astseg.training.loop import choose_background_width, train
 from astseg.types import SceneArrays
@@ -86,7 +87,7 @@ def test_two_steps_of_each_phase_at_full_size(name: str, weights: Path) -> None:
         width = choose_background_width(config, scenes, seed=0, device=CPU)
         config = replace(config, model=replace(config.model, background_width=width))
     run = RunFolder(weights / "run")
-    run.begin(config, {"seed": 0, "fingerprint": "made up"})
+    run.begin(config, RunInfo("small", fingerprint="made up"))
     with Reporter(run.log_path) as reporter:
         train(config, scenes, run=run, seed=0, reporter=reporter, device=CPU)
     steps = {}
@@ -94,7 +95,7 @@ def test_two_steps_of_each_phase_at_full_size(name: str, weights: Path) -> None:
         entry = json.loads(line)
         steps[entry["phase"]] = entry["step"]
     assert steps == last_steps(config)
-    model, loaded = load_model(run.path)
+    model, loaded, _ = load_model(run.path)
     assert loaded == config
     with torch.no_grad():
         output = model(torch.rand(1, 3, *config.model.image_size))

@@ -28,12 +28,12 @@ WEIGHTS = 1e-3 if ROUNDS_ALIKE else 4e-3
 """By how much weights may differ; Adam makes whole steps of gradients near 0 too, and one of the background is 2e-3."""
 
 SETTINGS: dict[str, Any] = {
+    "inference": {"proposals": False},
     "model": {
         "image_size": [20, 28],
         "slots": 6,
         "appearance": 5,
         "glimpse_crop": 0,
-        "proposals": False,
         "transformer_width": 16,
         "transformer_heads": 2,
         "transformer_layers": 1,
@@ -54,8 +54,8 @@ SETTINGS: dict[str, Any] = {
     },
 }
 OFTEN = (
-    "import sys; from astseg import cli, progress, train;"
-    "train.SAVE_SECONDS = -1.0; progress.LOG_EVERY = 1; main.main(sys.argv[1:])"
+    "import sys; from astseg.cli import main; from astseg.training import logging, loop;"
+    "loop.SAVE_SECONDS = -1.0; logging.LOG_EVERY = 1; main.main(sys.argv[1:])"
 )
 
 
@@ -205,6 +205,7 @@ def test_parts_of_a_batch_in_half_precision(place: Path, tmp_path: Path) -> None
     wait_for(stopped, lambda state: state["phase"] in ("objects", "joint") and state["step"] > 0)
     for process in started:
         process.kill()
+    for process in started:
         process.communicate(timeout=120)
     assert all(process.returncode == -signal.SIGKILL for process in started)
     run(in_half_precision(place, stopped, 3), 2)
@@ -248,7 +249,9 @@ def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("count", ["1", "2"])
 def test_one_of_several_ends_at_once(words: list[str], code: int, count: str) -> None:
     """Its output is whole and its exit code the command's, but nothing is torn down."""
-    script = "import atexit, sys; from astseg import cli; atexit.register(print, 'torn down'); main.main(sys.argv[1:])"
+    script = (
+        "import atexit, sys; from astseg.cli import main; atexit.register(print, 'torn down'); main.main(sys.argv[1:])"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", script, *words],
         capture_output=True,
@@ -274,7 +277,6 @@ def test_onlookers_write_nothing(tmp_path: Path) -> None:
     model = torch.nn.Linear(3, 2)
     run.save_state(TrainingState("joint", 1, 0.0, 0.0, 0), model, None)
     run.save_weights(model)
-    run.keep_best(model, 0.5, phase="joint", step=1)
     run.trim_log("joint", 1)
-    run.save_config(None)
+    run.save_config(None, None)
     assert not list(tmp_path.iterdir())

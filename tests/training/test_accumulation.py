@@ -17,6 +17,7 @@ from astseg.data.synthetic.generate import render_scenes
 from astseg.errors import UserError
 from astseg.runs.distributed import ALONE, Team
 from astseg.runs.folder import RunFolder
+from astseg.runs.info import RunInfo
 from astseg.training import logging
 from astseg.training.batches import Batches, split
 from astseg.training.logging import Reporter
@@ -72,7 +73,7 @@ def start(
     team: Team = ALONE,
 ) -> None:
     run = RunFolder(folder)
-    run.begin(config, {"seed": 0, "fingerprint": fingerprint(scenes)})
+    run.begin(config, RunInfo("small", fingerprint=fingerprint(scenes)))
     with Reporter(run.log_path) as reporter:
         train(
             config,

@@ -116,7 +116,7 @@ def test_a_single_step_tells_neither_speed_nor_time() -> None:
         tell(reporter, "pseudo_labels", 30, a=0.25)
         reporter.flush()
         tell(reporter, "objects", 31, steps=32, a=0.5)
-    assert text.getvalue().splitlines() == ["guided     step 31 (31 %)  a 0.25", "objects    step 32 (100 %)  a 0.5"]
+    assert text.getvalue().splitlines() == ["pseudo_labels step 31 (31 %)  a 0.25", "objects    step 32 (100 %)  a 0.5"]
 
 
 def test_a_line_on_a_terminal_is_gone_at_the_end() -> None:

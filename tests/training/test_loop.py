@@ -23,6 +23,7 @@ from astseg.data.synthetic.generate import render_scenes
 from astseg.errors import UserError
 from astseg.model.astseg import AstSeg, build
 from astseg.runs.folder import RunFolder, TrainingState
+from astseg.runs.info import RunInfo
 from astseg.training import batches, clock, logging
 from astseg.training import loop as training
 from astseg.training.logging import Reporter
@@ -79,7 +80,7 @@ def start(
 ) -> AstSeg:
     """What the commands do: begin the run or check that it is the same one, and train."""
     run = RunFolder(folder)
-    config = run.begin(config, {"seed": seed, "fingerprint": fingerprint(scenes)})
+    config = run.begin(config, RunInfo("small", seed=seed, fingerprint=fingerprint(scenes)))
     with Reporter(run.log_path) as reporter:
         return train(
             config,
@@ -448,7 +449,7 @@ def test_a_run_with_a_limit_ends_in_time_and_in_its_last_phase(
     fake = FakeTime(monkeypatch)
     config = Config(
         model=MODEL,
-        background=replace(TINY.background, steps=1000, share=0.25),
+        background=replace(TINY.background, steps=1000, time_fraction=0.25),
         objects=ObjectsConfig(
             steps=4000,
             frozen_steps=2000,
