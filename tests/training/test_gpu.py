@@ -17,7 +17,7 @@ from astseg.model.astseg import AstSeg, build
 from astseg.model.fast.compositing import draw_and_blend
 from astseg.runs.folder import RunFolder, load_model
 from astseg.runs.info import RunInfo
-from astseg.training.cuda_graphs import Replayed, Scene
+from astseg.training.cuda_graphs import Recorded, RenderStep
 from astseg.training.logging import Reporter
 from astseg.training.loop import Watch, train
 from astseg.training.losses import pixel_entropy_loss, reconstruction_loss
@@ -165,11 +165,11 @@ def test_a_replayed_step_is_the_step(
     def steps(graphs: bool) -> list[Tensor]:
         for buffer, value in zip(model.buffers(), before, strict=True):
             buffer.copy_(value)
-        forward = Replayed(Scene(model), precision=precision, graphs=graphs)
+        forward = Recorded(RenderStep(model), precision=precision, graphs=graphs)
         found = []
         for number, batch in enumerate(batches):
             torch.manual_seed(number)
-            output = Scene.output(forward(batch[:, 0], batch[:, 1]))
+            output = RenderStep.output(forward(batch[:, 0], batch[:, 1]))
             model.zero_grad(set_to_none=True)
             (reconstruction_loss(output.reconstruction, batch[:, 0]) + output.weights.square().mean()).backward()
             gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]

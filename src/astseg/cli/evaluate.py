@@ -34,7 +34,7 @@ from astseg.evaluation.comparison import (
 from astseg.evaluation.evaluate import evaluate
 from astseg.inference.pipeline import load_pipeline
 from astseg.runs.atomic import write_json, write_whole
-from astseg.runs.distributed import Team, assembled
+from astseg.runs.distributed import World, init_world
 from astseg.runs.folder import RunFolder
 
 __all__ = ["evaluate_run", "figures"]
@@ -48,10 +48,10 @@ def evaluate_run(command: arguments.Evaluate, console: Console) -> int:
     for run in command.runs if command.proposals else ():
         if not RunFolder(run).load_config()[0].model.glimpse_crop:
             raise UserError(f"run '{run}' has no second look, which proposals need: leave out --proposals")
-    team = assembled()
-    console.quiet = not team.is_first
-    measured = [measure(command, run, console, team) for run in command.runs]
-    if not team.is_first:
+    world = init_world()
+    console.quiet = not world.is_main
+    measured = [measure(command, run, console, world) for run in command.runs]
+    if not world.is_main:
         return 0
     for one in measured:
         write_json(one.run / "metrics.json", summary([one]))
@@ -71,7 +71,7 @@ def evaluate_run(command: arguments.Evaluate, console: Console) -> int:
     return 0
 
 
-def measure(command: arguments.Evaluate, run: Path, console: Console, team: Team) -> Measured:
+def measure(command: arguments.Evaluate, run: Path, console: Console, world: World) -> Measured:
     """One run of ``astseg evaluate``, with what its figures mean nothing without."""
     pipeline, config, info = load_pipeline(run, device=default_device(), precision=command.precision)
     asked: dict[str, Any] = {"colour_std": command.colour_std, "proposals": command.proposals}
@@ -104,7 +104,7 @@ def measure(command: arguments.Evaluate, run: Path, console: Console, team: Team
             batch_size=command.batch_size,
             protocol=command.protocol,
             progress=advance,
-            team=team,
+            world=world,
         )
     circumstances = {
         "protocol": result.protocol,

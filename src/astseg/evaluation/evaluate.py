@@ -19,7 +19,7 @@ from astseg.data.arrays import images_to_tensor
 from astseg.errors import UserError
 from astseg.evaluation.metrics import MetricTotals, clevrtex_metrics, segmentation_metrics, squared_error
 from astseg.inference.pipeline import Pipeline
-from astseg.runs.distributed import ALONE, Team
+from astseg.runs.distributed import SINGLE, World
 from astseg.types import SceneOutput
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def evaluate(
     protocol: str = "astseg",
     keep: int = 8,
     progress: Callable[[int, int], None] | None = None,
-    team: Team = ALONE,
+    world: World = SINGLE,
 ) -> Evaluation:
     """Measure a pipeline on all scenes. The model's modes and the random state stay as they are.
 
@@ -89,7 +89,7 @@ def evaluate(
         protocol: One of :data:`PROTOCOLS`.
         keep: Images whose whole output is kept.
         progress: Called with the number of images done and their total.
-        team: The processes that share the batches; each gets the whole result.
+        world: The processes that share the batches; each gets the whole result.
 
     Raises:
         UserError: No scenes, scenes of another size, an unknown protocol, a batch size below 1.
@@ -99,7 +99,7 @@ def evaluate(
     first_outputs: list[SceneOutput] = []
     together = pipeline.batch_size(batch_size)
     for start in range(0, len(scenes), together):
-        mine = start // together % team.size == team.rank
+        mine = start // together % world.size == world.rank
         if not mine and start >= keep:  # all see the first ones, for their pictures
             continue
         stop = min(start + together, len(scenes))
@@ -115,7 +115,7 @@ def evaluate(
         if progress is not None:
             progress(stop, len(scenes))
     totals = MetricTotals()
-    for _, values_of_batch in sorted(team.gathered(measured), key=lambda one: one[0]):
+    for _, values_of_batch in sorted(world.gather(measured), key=lambda one: one[0]):
         totals.add(values_of_batch)
     per_image = {name: values.numpy() for name, values in totals.per_image().items()}
     mean = {name: float(values.mean()) for name, values in per_image.items()}

@@ -47,7 +47,7 @@ def pseudo_label_losses(
     model: AstSeg,
     located: tuple[ObjectLatents, Tensor],
     images: Tensor,
-    backgrounds: Tensor | None,
+    backgrounds: Tensor,
     components: Components,
     config: ObjectsConfig,
 ) -> dict[str, Tensor]:
@@ -57,7 +57,7 @@ def pseudo_label_losses(
         model: The model.
         located: What its encoder finds before the second look (:meth:`astseg.model.encoder.Encoder.locate`).
         images: The batch, B x 3 x H x W in [0, 1].
-        backgrounds: The same without objects, where they are known already.
+        backgrounds: The same without objects.
         components: The regions of the images.
         config: Settings.
     """
@@ -78,9 +78,6 @@ def pseudo_label_losses(
     )
     if model.encoder.glimpse_encoder is None:
         return losses
-    if backgrounds is None:
-        with torch.no_grad():
-            backgrounds, _ = model.background_model(images)
     losses["glimpse"] = glimpse_loss(
         draw,
         images,
