@@ -108,9 +108,10 @@ class Session:
         notice = licence_notice(config.model.backbone_weights)
         if notice:
             self.console.print(notice)
-        log, board = self.run.log_path, self.run.path / "tensorboard" if self.tensorboard else None
         is_main, was_done = self.world.is_main, self.is_done
-        with Reporter(*((log, board) if is_main else (None, None)), console=self.console) as reporter:
+        log = self.run.log_path if is_main else None
+        board = self.run.path / "tensorboard" if is_main and self.tensorboard else None
+        with Reporter(log, console=self.console, tensorboard=board) as reporter:
             monitor = TrainingMonitor(self.run, few(shown or scenes), reporter, config.inference) if is_main else None
             model = train(
                 config,
