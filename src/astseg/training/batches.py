@@ -176,7 +176,9 @@ def freeze_background(
     mapped = n * h * w * (3 * dtype.itemsize + bool(limit)) > IN_MEMORY_BYTES
 
     def room(*shape: int, dtype: torch.dtype) -> Tensor:
-        return _memory_mapped(shape, dtype, folder) if mapped else torch.empty(shape, dtype=dtype, device=home)
+        if mapped:
+            return _memory_mapped(folder / f"backgrounds-{world.rank}.part", shape, dtype)
+        return torch.empty(shape, dtype=dtype, device=home)
 
     images = room(n, 3, h, w, dtype=dtype)
     regions = room(n, h, w, dtype=torch.uint8) if limit else None
@@ -201,22 +203,21 @@ def freeze_background(
     )
 
 
-def _memory_mapped(shape: tuple[int, ...], dtype: torch.dtype, folder: Path) -> Tensor:
-    """A tensor on the CPU in a file that the system removes with the tensor, however the process ends.
+def _memory_mapped(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor on the CPU in a file without a name, which the system removes with the tensor, however the process ends.
 
     Raises:
         UserError: The file cannot be made.
     """
-    path = folder / f"backgrounds-{os.getpid()}.part"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             if hasattr(os, "posix_fallocate"):  # a disk that is full is noticed now and not by a signal
                 os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
         tensor = torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype).view(shape)
     except OSError as error:
         raise UserError(
-            f"the backgrounds of the training images do not fit in '{folder}' ({error.strerror}): free"
+            f"the backgrounds of the training images do not fit in '{path.parent}' ({error.strerror}): free"
             f" {math.prod(shape) * dtype.itemsize / 1e9:.1f} GB there"
         ) from None
     finally:
