@@ -97,6 +97,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
         assert "the same command again goes on from here" in capsys.readouterr().err
     assert main.run(f"fit {path} --out {parts} {words}".split()) == 0
     assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
+    assert (parts / "README.md").is_file()
 
 
 def test_a_folder_that_is_held_is_left_alone(

@@ -37,7 +37,7 @@ def train_run(command: arguments.Train | arguments.TrainBackground, console: Con
         config = held.begin(config, info)
         state = held.run.load_state()
         if state is not None and (state.phase == "done" or not (whole or state.phase == "background")):
-            held.write_missing_card(config, info)
+            held.write_card(config, info, only_if_missing=True)
             console.print(f"{'this run' if whole else 'the background'} is trained already: {command.out}")
             return 0
         held.train(config, scenes, info, minutes=command.minutes, background_only=not whole)

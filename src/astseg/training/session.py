@@ -126,14 +126,13 @@ class Session:
             )
             if monitor is not None and not was_done:
                 monitor.draw(model, "last")
-        if is_main and not was_done:
-            write_card(self.run, config, info)
+        self.write_card(config, info, only_if_missing=was_done)
         self.world.barrier()
         return model
 
-    def write_missing_card(self, config: Config, info: RunInfo) -> None:
-        """Write the card of a run that was killed just before."""
-        if self.world.is_main and not (self.run.path / "README.md").exists():
+    def write_card(self, config: Config, info: RunInfo, *, only_if_missing: bool) -> None:
+        """Write the card of a trained run; it is missing where the run was killed just before."""
+        if self.world.is_main and not (only_if_missing and (self.run.path / "README.md").exists()):
             write_card(self.run, config, info)
 
 
