@@ -26,7 +26,7 @@ from astseg.discovery.background_subtraction import find_components
 from astseg.evaluation.metrics import segmentation_metrics
 from astseg.model.background import BackgroundModel
 from astseg.training import schedule
-from astseg.training.batches import Batches
+from astseg.training.batches import Batches, evenly_spaced
 from astseg.training.losses import background_loss
 from astseg.types import SceneArrays
 
@@ -85,7 +85,7 @@ def learn(
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0, fused=True)
     batches = Batches(train, size=recipe.batch, seed=seed, flip=False, device=torch.device("cpu"))
     begun = time.process_time()
-    model.start_from(next(batches.in_order(size=400)))
+    model.start_from(batches.take(evenly_spaced(400, batches.shape[0])))
     spent, step = time.process_time() - begun, 0
     curve: list[dict[str, float]] = []
     while spent < seconds:

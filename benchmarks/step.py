@@ -27,7 +27,7 @@ from torch import Tensor
 
 from astseg.config import ModelConfig
 from astseg.model.astseg import AstSeg, build
-from astseg.training.cuda_graphs import Replayed, Scene
+from astseg.training.cuda_graphs import Recorded, RenderStep
 from astseg.training.losses import pixel_entropy_loss, reconstruction_loss
 from astseg.types import SceneOutput
 from measuring import in_a_process_of_its_own, machine, peak_memory, print_table, timed
@@ -188,10 +188,10 @@ def measured(options: argparse.Namespace) -> dict[str, float]:
     loss_of = plain_loss if form == "plain" else our_loss
     runs: Any = torch.compile(model) if form == "compiled" else model
     if form == "replayed":
-        replayed = Replayed(Scene(model), precision=precision, graphs=True)
+        replayed = Recorded(RenderStep(model), precision=precision, graphs=True)
 
         def runs(images: Tensor, background: Tensor, layers: bool) -> SceneOutput:
-            return Scene.output(replayed(images, background))
+            return RenderStep.output(replayed(images, background))
 
     def step() -> None:
         with context():

@@ -15,11 +15,11 @@ import torch._dynamo  # noqa: F401
 
 import astseg.cli.train  # noqa: F401
 from astseg.cli import main as cli
-from astseg.training import logging, loop  # noqa: F401
+from astseg.training import logging, steps
 
 
 def main() -> None:
-    loop.SAVE_SECONDS = -1.0
+    steps.SAVE_SECONDS = -1.0
     logging.LOG_EVERY = 2
     for line in sys.stdin:
         words = json.loads(line)

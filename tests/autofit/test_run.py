@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from PIL import Image
 
 from astseg.cli import fit as fit_run
 from astseg.cli import main
+from astseg.runs import folder as run_folder
 from astseg.runs.folder import RunFolder
-from astseg.training import loop
+from astseg.runs.info import RunInfo
+from astseg.training import loop, session
 
 Draw = Callable[..., NDArray[np.uint8]]
 Folder = Callable[..., Path]
@@ -54,16 +57,16 @@ def test_from_pictures_to_masks_and_again(
     said = capsys.readouterr().out
     assert "left out, since they cannot be read: 1 of 30 pictures" in said
     assert f"next                 astseg segment {out} {path} --out masks" in said
-    config, about = RunFolder(out).load_config()
+    config, info = RunFolder(out).load_config()
     assert (config.model.image_size, config.model.slots, config.objects.steps) == ((20, 28), 4, 20)
-    assert (about["images"], about["data"]) == (29, str(path))
+    assert (info.images, info.data) == (29, str(path))
     told = json.loads((out / "fit.json").read_text())
     assert {row["option"] for row in told["plan"]} >= {"--model.slots", "--steps", "--objects.flip"}
     for name in ("model.safetensors", "report.html", "health.json", "README.md"):
         assert (out / name).is_file()
     masks = sorted((out / "examples").glob("*_masks.png"))
     assert len(masks) >= 11
-    assert Image.open(masks[0]).size == (52, 37)  # what the model saw of 52 x 40
+    assert Image.open(masks[0]).size == (52, 40)
 
     assert main.run(command.split()) == 0
     assert "is trained already" in capsys.readouterr().out
@@ -87,13 +90,61 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     def stopped(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    for name in ("train", "write_card", "finish"):
+    for module, name in ((session, "train"), (session, "write_card"), (fit_run, "finish")):
         with monkeypatch.context() as patch:
-            patch.setattr(fit_run, name, stopped)
+            patch.setattr(module, name, stopped)
             assert main.run(f"fit {path} --out {parts} {words}".split()) == 130
         assert "the same command again goes on from here" in capsys.readouterr().err
     assert main.run(f"fit {path} --out {parts} {words}".split()) == 0
     assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
+    assert (parts / "README.md").is_file()
+
+
+def test_a_folder_that_is_held_is_left_alone(
+    folder: Folder, settings: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = folder(24), tmp_path / "run"
+    with RunFolder(out).lock():
+        assert main.run(f"fit {path} --out {out} --steps 4 {settings}".split()) == 2
+        captured = capsys.readouterr()
+        assert "is being trained by process" in captured.err
+        assert "The plan" not in captured.out  # it is refused before minutes are spent
+        assert [file.name for file in out.iterdir()] == [".lock"]
+
+
+def test_a_run_that_was_killed_as_it_began_is_begun_anew(
+    folder: Folder, settings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and after each of its first writes, as a kill or a full disk would end it."""
+    path = folder(24)
+    command = f"fit {path} --steps 12 {settings} --out"
+    written: list[str] = []
+
+    def stopping(module: ModuleType, name: str, after: bool) -> Callable[..., object]:
+        honest = getattr(module, name)
+
+        def write(file: Path, *args: object) -> None:
+            written.append(file.name)
+            if after:
+                honest(file, *args)
+            else:
+                file.parent.mkdir(exist_ok=True)
+                file.with_name(file.name + ".part").write_text("{")  # what is left where the process is killed
+            raise SystemExit
+
+        return write
+
+    for module in (session, run_folder):  # fit.json, and then config.json
+        for after in (False, True):
+            out = tmp_path / f"{module.__name__}-{after}"
+            with monkeypatch.context() as patch, pytest.raises(SystemExit):
+                patch.setattr(module, "write_json", stopping(module, "write_json", after))
+                main.run([*command.split(), str(out)])
+            assert out.is_dir()
+            assert main.run([*command.split(), str(out)]) == 0
+            assert (out / "report.html").is_file()
+            assert not list(out.glob("*.part"))
+    assert written == ["fit.json"] * 2 + ["config.json"] * 2
 
 
 def test_a_dry_run_writes_nothing(
@@ -116,7 +167,7 @@ def test_other_folders_are_left_alone(
     (tmp_path / "holiday" / "a.jpg").touch()
     assert main.run(f"fit {path} --out {tmp_path / 'holiday'} {settings}".split()) == 2
     assert "holds no run: choose another folder" in capsys.readouterr().err
-    RunFolder(tmp_path / "other").save_config(fit_run.Config(), data="x")
+    RunFolder(tmp_path / "other").save_config(fit_run.Config(), RunInfo("small", data="x"))
     assert main.run(f"fit {path} --out {tmp_path / 'other'} {settings}".split()) == 2
     assert "was not begun by 'astseg fit'" in capsys.readouterr().err
 

@@ -19,7 +19,7 @@ FRAMES, SIDE = 160, 64
 
 def moving(objects: int = 3) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Frames N x H x W x 3 and labels: objects cut from desk scenes, that go to and fro over one of the desks."""
-    scenes = render_scenes("desk", seed=3, count=40, size=SIDE, backgrounds=True, max_objects=1)
+    scenes = render_scenes("desk", seed=11, count=40, size=SIDE, backgrounds=True, max_objects=1)
     assert scenes.labels is not None
     assert scenes.backgrounds is not None
     cut = []
@@ -77,4 +77,4 @@ def test_the_masks(video: Path, tmp_path: Path) -> None:
     means = {name: float(values.mean()) for name, values in figures.items()}
     assert means["ari_fg"] > 0.75, means
     assert means["miou"] > 0.6, means
-    assert RunFolder(tmp_path / "run").load_config()[1]["images"] == FRAMES
+    assert RunFolder(tmp_path / "run").load_config()[1].images == FRAMES

@@ -327,7 +327,7 @@ def die(self, model, phase, step, seconds):
     if (phase, step) == ("objects", 7):
         os.kill(os.getpid(), signal.SIGKILL)
 
-loop.SAVE_SECONDS = -1.0
+steps.SAVE_SECONDS = -1.0
 monitor.TrainingMonitor.__call__ = die
 main.main(sys.argv[1:])
 """

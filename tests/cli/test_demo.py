@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from astseg.cli.demo import run_demo
 from astseg.config import BackgroundConfig, Config, ObjectsConfig
 from astseg.errors import UserError
 from astseg.runs.folder import RunFolder, load_model
+from astseg.training import session
 from tiny import MODEL
 
 TINY = Config(
@@ -49,11 +51,11 @@ def files(folder: Path) -> Files:
 def test_from_nothing_to_figures_and_again(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     result = run_demo(command(out), quiet())
-    assert result.count == 5
+    assert result is not None and result.count == 5
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["ari_fg"] == result.mean["ari_fg"]
     assert (metrics["count"], metrics["train_scenes"], metrics["family"], metrics["seed"]) == (5, 7, "desk", 3)
-    _, config = load_model(out)
+    _, config, _ = load_model(out)
     assert config == TINY.with_steps(4)
     assert (config.objects.steps, config.objects.frozen_steps) == (4, 2)
     card = (out / "README.md").read_text()
@@ -68,7 +70,7 @@ def test_from_nothing_to_figures_and_again(tmp_path: Path) -> None:
     console = quiet()
     again = run_demo(command(out), console)
     assert "this demo is trained already" in console.file.getvalue()  # type: ignore[attr-defined]
-    assert again.mean == result.mean
+    assert again is not None and again.mean == result.mean
     assert files(out) == before
 
     for other in (replace(command(out), family="rooms"), replace(command(out), scenes=8)):
@@ -89,9 +91,10 @@ def test_an_interrupted_demo_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
         return stop
 
-    for name in ("load_scenes", "train", "evaluate", "write_card", "write_json"):  # before each of them
+    places = [(demo, "load_scenes"), (session, "train"), (session, "write_card"), (demo, "evaluate")]
+    for module, name in [*places, (demo, "write_card"), (demo, "write_json")]:  # before each of them
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(demo, name, stopping(name))
+            patch.setattr(module, name, stopping(name))
             run_demo(command(tmp_path / "parts"), quiet())
     run_demo(command(tmp_path / "parts"), quiet())
     one, other = files(tmp_path / "whole"), files(tmp_path / "parts")
@@ -110,3 +113,29 @@ def test_half_a_folder_of_scenes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "demo" / "scenes" / "train").mkdir(parents=True)
     with pytest.raises(UserError, match=r"holds no whole scenes \(.*\): choose another folder"):
         run_demo(command(tmp_path / "demo"), quiet())
+
+
+def test_a_demo_that_was_killed_as_it_began_goes_on(tmp_path: Path) -> None:
+    """Whichever of its first files were there."""
+    run_demo(command(tmp_path / "whole"), quiet())
+    first = ["scenes", ".lock", "config.json.part", "config.json"]
+    for number in range(len(first) + 1):
+        out = tmp_path / str(number)
+        out.mkdir()
+        for name in first[:number]:
+            if name == "scenes":
+                shutil.copytree(tmp_path / "whole" / name, out / name)
+            elif name == "config.json":
+                shutil.copy(tmp_path / "whole" / name, out / name)
+            else:
+                (out / name).write_text("half")
+        run_demo(command(out), quiet())
+        assert files(out)["model.safetensors"] == files(tmp_path / "whole")["model.safetensors"]
+
+
+def test_a_folder_that_is_held_is_left_alone(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "demo").lock():
+        before = files(tmp_path)
+        with pytest.raises(UserError, match="is being trained by process"):
+            run_demo(command(tmp_path / "demo"), quiet())
+        assert files(tmp_path) == before

@@ -87,7 +87,7 @@ def test_two_steps_of_each_phase_at_full_size(name: str, weights: Path) -> None:
         width = choose_background_width(config, scenes, seed=0, device=CPU)
         config = replace(config, model=replace(config.model, background_width=width))
     run = RunFolder(weights / "run")
-    run.begin(config, RunInfo(preset=name, fingerprint="made up"))
+    run.begin(config, RunInfo("small", fingerprint="made up"))
     with Reporter(run.log_path) as reporter:
         train(config, scenes, run=run, seed=0, reporter=reporter, device=CPU)
     steps = {}

@@ -15,10 +15,11 @@ from astseg.config import BackgroundConfig, Config, ObjectsConfig
 from astseg.data import fingerprint
 from astseg.data.synthetic.generate import render_scenes
 from astseg.errors import UserError
-from astseg.runs.distributed import ALONE, Team
+from astseg.runs.distributed import SINGLE, World
 from astseg.runs.folder import RunFolder
+from astseg.runs.info import RunInfo
 from astseg.training import logging
-from astseg.training.batches import Batches, split
+from astseg.training.batches import Batches
 from astseg.training.logging import Reporter
 from astseg.training.loop import Watch, train
 from astseg.types import SceneArrays
@@ -69,10 +70,10 @@ def start(
     *,
     watch: Watch | None = None,
     background_only: bool = False,
-    team: Team = ALONE,
+    world: World = SINGLE,
 ) -> None:
     run = RunFolder(folder)
-    run.begin(config, {"seed": 0, "fingerprint": fingerprint(scenes)})
+    run.begin(config, RunInfo("small", fingerprint=fingerprint(scenes)))
     with Reporter(run.log_path) as reporter:
         train(
             config,
@@ -83,7 +84,7 @@ def start(
             device=CPU,
             watch=watch,
             background_only=background_only,
-            team=team,
+            world=world,
         )
 
 
@@ -118,7 +119,7 @@ class Gathered:
 
 def test_parts_make_up_the_batch(scenes: SceneArrays) -> None:
     batch = Batches(scenes, size=6, seed=4, flip=True, device=CPU).draw(5)
-    parts = list(split(batch, 3))
+    parts = list(batch.split(3))
     assert [len(images) for images, _, _ in parts] == [2, 2, 2]
     for whole, pieces in zip(batch, zip(*parts, strict=True), strict=True):
         assert torch.equal(whole, torch.cat(pieces))
@@ -208,7 +209,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(precision: str, scenes:
     assert_same(tmp_path / "whole", tmp_path / "stopped")
 
 
-class Pair(Team):
+class Pair(World):
     """Two processes, before they begin."""
 
     size = 2
@@ -217,7 +218,9 @@ class Pair(Team):
 def test_a_batch_that_cannot_be_split_is_refused_before_anything_is_trained(
     scenes: SceneArrays, tmp_path: Path
 ) -> None:
-    expected = "an objects batch of 6 cannot be split evenly by 2 processes with 2 parts each: choose a multiple of 4"
+    expected = (
+        "an objects batch of 6 cannot be divided evenly among 2 processes with 2 parts each: choose a multiple of 4"
+    )
     with pytest.raises(UserError, match=expected):
-        start(tmp_path, scenes, with_objects(accumulate=2), team=Pair())
+        start(tmp_path, scenes, with_objects(accumulate=2), world=Pair())
     assert not (tmp_path / "log.jsonl").exists() or not losses(tmp_path)

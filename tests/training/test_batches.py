@@ -1,6 +1,10 @@
 """Batches repeat, and what is known of their images goes with them."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +17,18 @@ from astseg.data.cache import prepare
 from astseg.data.synthetic.generate import render_scenes
 from astseg.discovery.components import Components
 from astseg.model.background import BackgroundModel
-from astseg.training.batches import Batches, FrozenBackground, LiveComponents, freeze_background, mirror
+from astseg.runs.distributed import World
+from astseg.training import batches
+from astseg.training.batches import (
+    LOOPS,
+    Batch,
+    Batches,
+    FrozenBackground,
+    evenly_spaced,
+    freeze_background,
+    mirror,
+    stream_seed,
+)
 from astseg.types import SceneArrays
 
 H, W = 20, 28
@@ -49,38 +64,71 @@ def test_images_of_a_batch(scenes: SceneArrays) -> None:
         expected = scenes.images[index][:, ::-1] if flipped else scenes.images[index]
         np.testing.assert_allclose(image.permute(1, 2, 0) * 255, expected, atol=1e-4)
     assert not Batches(scenes, size=40, seed=5, flip=False, device=CPU).draw(0)[2].any()
-    assert torch.cat(list(batches.in_order(4))).shape == (11, 3, H, W)
+
+
+def test_streams_are_independent() -> None:
+    """Neighbouring seeds, loops, steps and ranks never draw from the same stream."""
+    numbers = [
+        stream_seed(seed, loop, step, rank)
+        for seed in (0, 1, 2, 2**32 - 1)
+        for loop in LOOPS
+        for step in (0, 1, 2, 1_000_003)
+        for rank in (None, 0, 1)
+    ]
+    assert len(set(numbers)) == len(numbers)
+    assert all(0 <= number < 2**64 for number in numbers)
+
+
+def test_the_background_of_a_seed_shares_no_batches_with_the_objects_of_another(scenes: SceneArrays) -> None:
+    def drawn(seed: int, loop: str) -> list[list[int]]:
+        batches = Batches(scenes, size=6, seed=seed, flip=False, device=CPU, loop=loop)
+        return [batches.draw(step).indices.tolist() for step in range(4)]
+
+    for seed in range(3):
+        for other in range(5):
+            assert drawn(seed, "objects") != drawn(other, "background")
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "indices"),
+    [(4, 10, [0, 2, 5, 7]), (5, 3, [0, 1, 2]), (1, 7, [0]), (3, 3, [0, 1, 2]), (400, 0, [])],
+)
+def test_evenly_spaced(count: int, total: int, indices: list[int]) -> None:
+    assert evenly_spaced(count, total) == indices
+
+
+def test_images_in_memory_are_not_copied(scenes: SceneArrays) -> None:
+    batches = Batches(scenes, size=4, seed=5, flip=False, device=CPU)
+    assert batches.images is not None
+    assert np.shares_memory(batches.images.numpy(), scenes.images)
 
 
 def test_frozen_backgrounds_are_mirrored_with_their_images() -> None:
     drawn = torch.rand(4, 3, H, W).half()
     frozen = FrozenBackground(drawn, None)
-    indices, mirrored = torch.tensor([2, 0]), torch.tensor([True, False])
-    background = frozen.draw(indices, mirrored)
-    assert background is not None
+    batch = Batch(torch.zeros(2, 3, H, W), torch.tensor([2, 0]), torch.tensor([True, False]))
+    background = frozen.draw(batch)
     assert torch.equal(background, torch.stack([drawn[2].flip(-1), drawn[0]]).float())
-    assert FrozenBackground(None, None).draw(indices, mirrored) is None
+    assert frozen.pseudo_labels(batch) is None
     assert mirror(background, torch.zeros(2, dtype=torch.bool)) is background
 
 
-def test_backgrounds_stored_in_8_bits(scenes: SceneArrays) -> None:
+def test_backgrounds_stored_in_8_bits(scenes: SceneArrays, tmp_path: Path) -> None:
     """As the reference stores its pictures: rounded to whole grey levels."""
     batches = Batches(scenes, size=3, seed=0, flip=False, device=CPU)
     torch.manual_seed(0)
     model = BackgroundModel((H, W), "small")
-    stored = freeze_background(model, batches, regions=0, storage="uint8")
-    assert stored.images is not None
+    stored = freeze_background(model, batches, limit=0, folder=tmp_path, storage="uint8")
     assert stored.images.dtype == torch.uint8
     indices = torch.tensor([7, 2])
-    background = stored.draw(indices, torch.tensor([False, False]))
-    assert background is not None
+    background = stored.draw(Batch(torch.zeros(2), indices, torch.tensor([False, False])))
     with torch.no_grad():
         exact, _ = model(images_to_tensor(scenes.images[indices.numpy()]))
     assert (background - exact).abs().max() <= 0.5 / 255 + 1e-6
     torch.testing.assert_close(background * 255, (background * 255).round())
 
 
-def test_regions_are_found_where_the_background_does_not_explain() -> None:
+def test_components_are_found_where_the_background_does_not_explain(tmp_path: Path) -> None:
     """A model that knows the true backgrounds: what differs are objects and shadows."""
     scenes = render_scenes("desk", seed=3, count=11, size=(H, W), backgrounds=True)
     batches = Batches(scenes, size=3, seed=0, flip=False, device=CPU)
@@ -90,17 +138,13 @@ def test_regions_are_found_where_the_background_does_not_explain() -> None:
         def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
             return backgrounds, torch.zeros(len(images), 1, H, W)
 
-    frozen = freeze_background(Oracle(), batches, regions=6)  # type: ignore[arg-type]
-    assert frozen.images is not None
+    frozen = freeze_background(Oracle(), batches, limit=6, folder=tmp_path)  # type: ignore[arg-type]
     assert torch.equal(frozen.images, backgrounds.half())
     assert isinstance(frozen.components, Components)
     assert scenes.labels is not None
-    found, true = frozen.components.labels.numpy() > 0, scenes.labels > 0
+    found, true = frozen.components.regions.numpy() > 0, scenes.labels > 0
     assert (found & true).sum() > 0.5 * found.sum()
     assert (found & true).sum() > 0.5 * true.sum() > 0
-
-
-# Width of the background
 
 
 # Images that stay on disk
@@ -118,24 +162,72 @@ def on_disk(scenes: SceneArrays, tmp_path: Path) -> SceneArrays:
 def test_batches_from_disk_are_those_from_memory(scenes: SceneArrays, on_disk: SceneArrays) -> None:
     pairs = [Batches(source, size=6, seed=5, flip=True, device=CPU) for source in (scenes, on_disk)]
     for step in (0, 7):
-        for one, other in zip(*(batches.draw(step) for batches in pairs), strict=True):
+        for one, other in zip(*(one.draw(step) for one in pairs), strict=True):
             assert torch.equal(one, other)
-    assert torch.equal(*(torch.cat(list(batches.in_order(4))) for batches in pairs))
 
 
-def test_regions_of_images_on_disk_are_found_as_they_are_needed(scenes: SceneArrays, on_disk: SceneArrays) -> None:
+@pytest.mark.parametrize("memory", [batches.IN_MEMORY_BYTES, 0])
+def test_frozen_backgrounds_of_images_on_disk_are_those_of_images_in_memory(
+    scenes: SceneArrays, on_disk: SceneArrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: float
+) -> None:
     torch.manual_seed(0)
     model = BackgroundModel((H, W), "small").eval()
-    kept, live = (
-        freeze_background(model, Batches(source, size=3, seed=0, flip=True, device=CPU), regions=4)
-        for source in (scenes, on_disk)
-    )
-    assert (
-        live.images is None and isinstance(live.components, LiveComponents) and isinstance(kept.components, Components)
-    )
-    indices, straight = torch.tensor([4, 0, 9]), torch.zeros(3, dtype=torch.bool)
-    assert torch.equal(live.components.take(indices, straight).labels, kept.components.take(indices, straight).labels)
-    found = live.components.take(indices, torch.tensor([True, False, True]))
-    assert found.labels.shape == (3, H, W)
-    nothing = freeze_background(model, Batches(on_disk, size=3, seed=0, flip=False, device=CPU), regions=0)
-    assert nothing.images is None and nothing.components is None
+    batch = Batch(torch.zeros(3), torch.tensor([4, 0, 9]), torch.tensor([True, False, True]))
+
+    def frozen(source: SceneArrays) -> FrozenBackground:
+        return freeze_background(
+            model, Batches(source, size=3, seed=0, flip=True, device=CPU), limit=4, folder=tmp_path / "run"
+        )
+
+    in_memory = frozen(scenes)
+    monkeypatch.setattr(batches, "IN_MEMORY_BYTES", memory)
+    other = frozen(on_disk)
+    assert torch.equal(in_memory.draw(batch), other.draw(batch))
+    one, two = in_memory.pseudo_labels(batch), other.pseudo_labels(batch)
+    assert one is not None and two is not None
+    for field in fields(Components):
+        assert torch.equal(getattr(one, field.name), getattr(two, field.name))
+    assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
+
+
+class Rank(World):
+    """One of several ranks, each of which is a thread."""
+
+    def __init__(self, rank: int, parts: list[Any], barrier: threading.Barrier) -> None:
+        self.rank, self.size, self.parts, self.barrier = rank, len(parts), parts, barrier
+        self.images = 0
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        self.images += len(tensor) if tensor.ndim == 4 and tensor.shape[1] == 3 else 0
+        self.parts[self.rank] = tensor
+        self.barrier.wait()
+        gathered = torch.cat(self.parts)
+        self.barrier.wait()
+        return gathered
+
+
+@pytest.mark.parametrize("at_once", [2, 128])
+def test_every_rank_freezes_a_part_of_the_images(
+    scenes: SceneArrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    torch.manual_seed(0)
+    model = BackgroundModel((H, W), "small").eval()
+    alone = Batches(scenes, size=3, seed=0, flip=True, device=CPU)
+    whole = freeze_background(model, alone, limit=4, folder=tmp_path)
+    monkeypatch.setattr(batches, "AT_ONCE", at_once)
+    parts, barrier = [None] * 3, threading.Barrier(3, timeout=60)
+    ranks = [Rank(number, parts, barrier) for number in range(3)]
+
+    def frozen(rank: Rank) -> FrozenBackground:
+        own = Batches(scenes, size=3, seed=0, flip=True, device=CPU, world=rank)
+        return freeze_background(model, own, limit=4, folder=tmp_path)
+
+    with ThreadPoolExecutor(3) as pool:
+        shared = list(pool.map(frozen, ranks))
+    assert all(rank.images <= len(scenes) // 3 + 1 for rank in ranks)
+    assert whole.components is not None
+    for one in shared:
+        torch.testing.assert_close(one.images.float(), whole.images.float(), rtol=0, atol=2e-3)
+        assert one.components is not None
+        for field in fields(Components):
+            assert torch.equal(getattr(one.components, field.name), getattr(whole.components, field.name))

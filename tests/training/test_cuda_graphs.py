@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from astseg.model.astseg import AstSeg, build
-from astseg.training.cuda_graphs import Locating, Replayed, Scene
+from astseg.training.cuda_graphs import LocateStep, Recorded, RenderStep
 from astseg.types import ObjectLatents
 from tiny import MODEL
 
@@ -30,11 +30,10 @@ def assert_same_latents(one: ObjectLatents, other: ObjectLatents) -> None:
         assert torch.equal(getattr(one, field.name), getattr(other, field.name)), field.name
 
 
-@pytest.mark.parametrize("given", [True, False])
-def test_a_scene_in_tensors_is_the_scene(model: AstSeg, images: Tensor, given: bool) -> None:
-    background = [torch.rand(B, 3, H, W)] * given
-    output = Scene.output(Replayed(Scene(model), precision="float32", graphs=True)(images, *background))
-    expected = model(images, *background, layers=False)
+def test_a_step_in_tensors_is_that_of_the_model(model: AstSeg, images: Tensor) -> None:
+    background = torch.rand(B, 3, H, W)
+    output = RenderStep.output(Recorded(RenderStep(model), precision="float32", graphs=True)(images, background))
+    expected = model(images, background, layers=False)
     assert_same_latents(output.latents, expected.latents)
     for name in ("attention", "background", "weights", "reconstruction"):
         assert torch.equal(getattr(output, name), getattr(expected, name)), name
@@ -42,7 +41,9 @@ def test_a_scene_in_tensors_is_the_scene(model: AstSeg, images: Tensor, given: b
 
 
 def test_locating_in_tensors_is_locating(model: AstSeg, images: Tensor) -> None:
-    latents, attention = Locating.output(Replayed(Locating(model.encoder), precision="float32", graphs=True)(images))
+    latents, attention = LocateStep.output(
+        Recorded(LocateStep(model.encoder), precision="float32", graphs=True)(images)
+    )
     expected, attended = model.encoder.locate(images)
     assert_same_latents(latents, expected)
     assert torch.equal(attention, attended)
@@ -52,7 +53,7 @@ def test_low_precision_is_that_of_the_module_and_not_of_its_gradients(model: Ast
     seen = []
     generator = model.renderer.generator
     generator.register_forward_hook(lambda module, given, glimpses: seen.append(glimpses.dtype))
-    output = Scene.output(Replayed(Scene(model), precision="bfloat16", graphs=True)(images))
+    output = RenderStep.output(Recorded(RenderStep(model), precision="bfloat16", graphs=True)(images, images))
     assert seen == [torch.bfloat16]
     assert not torch.is_autocast_enabled("cpu")
     output.reconstruction.sum().backward()

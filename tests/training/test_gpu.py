@@ -7,15 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from astseg.config import BackgroundConfig, Config, ModelConfig, ObjectsConfig
+from astseg.config import BackgroundConfig, Config, InferenceConfig, ModelConfig, ObjectsConfig
 from astseg.data.arrays import images_to_tensor
 from astseg.data.synthetic.generate import render_scenes
 from astseg.evaluation.evaluate import evaluate
+from astseg.inference.pipeline import Pipeline
 from astseg.inference.segmenter import Segmenter
 from astseg.model.astseg import AstSeg, build
 from astseg.model.fast.compositing import draw_and_blend
 from astseg.runs.folder import RunFolder, load_model
-from astseg.training.cuda_graphs import Replayed, Scene
+from astseg.runs.info import RunInfo
+from astseg.training.cuda_graphs import Recorded, RenderStep
 from astseg.training.logging import Reporter
 from astseg.training.loop import Watch, train
 from astseg.training.losses import pixel_entropy_loss, reconstruction_loss
@@ -25,9 +27,10 @@ from tiny import MODEL, PAPER_FORM
 pytestmark = pytest.mark.gpu
 
 CPU = torch.device("cpu")
-SECOND_LOOK = replace(MODEL, glimpse_crop=8, pruning_margin=3.0, colour_std=0.15, proposals=True)
-PALETTE = replace(SECOND_LOOK, background_form="varying")
-SEGFORMER = replace(SECOND_LOOK, backbone="segformer-b0")
+GLIMPSE_ENCODER = replace(MODEL, glimpse_crop=8)
+INFERENCE = InferenceConfig(colour_std=0.15, proposals=True)
+PALETTE = replace(GLIMPSE_ENCODER, background_form="varying")
+SEGFORMER = replace(GLIMPSE_ENCODER, backbone="segformer-b0")
 OBJECTS = ObjectsConfig(
     steps=12,
     frozen_steps=8,
@@ -39,6 +42,7 @@ OBJECTS = ObjectsConfig(
     parsimony_weight=0.02,
     pseudo_label_weight=1.0,
     pseudo_label_decay=12,
+    pruning_margin=3.0,
     copy_paste=0.5,
     flip=True,
 )
@@ -65,7 +69,7 @@ def trained(
 ) -> AstSeg:
     run = RunFolder(folder)
     folder.mkdir(exist_ok=True)
-    run.save_config(config)
+    run.save_config(config, RunInfo("small"))
     return train(config, scenes, run=run, seed=0, reporter=Reporter(), device=device, watch=watch)
 
 
@@ -78,7 +82,9 @@ def fresh(config: ModelConfig) -> AstSeg:
     return model
 
 
-@pytest.mark.parametrize("config", [PAPER_FORM.model, SECOND_LOOK, PALETTE], ids=["paper", "second look", "varying"])
+@pytest.mark.parametrize(
+    "config", [PAPER_FORM.model, GLIMPSE_ENCODER, PALETTE], ids=["paper", "second look", "varying"]
+)
 def test_a_step_has_the_same_result_and_gradients(gpu: torch.device, scenes: SceneArrays, config: ModelConfig) -> None:
     images = images_to_tensor(scenes.images).double()
     model = fresh(config)
@@ -125,7 +131,7 @@ def test_objects_are_drawn_alike_in_windows_and_on_whole_images(gpu: torch.devic
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("model", [SECOND_LOOK, PALETTE, SEGFORMER])
+@pytest.mark.parametrize("model", [GLIMPSE_ENCODER, PALETTE, SEGFORMER])
 def test_every_phase_trains(
     gpu: torch.device, scenes: SceneArrays, tmp_path: Path, model: ModelConfig, precision: str
 ) -> None:
@@ -137,8 +143,8 @@ def test_every_phase_trains(
     last = trained(config, scenes, tmp_path / "run", gpu)
     assert all(parameter.isfinite().all() for parameter in last.parameters())
     assert next(last.parameters()).is_cuda
-    read, _ = load_model(tmp_path / "run")  # written from there, read anywhere
-    there, here = evaluate(last, scenes), evaluate(read.to(CPU), scenes)
+    read, _, _ = load_model(tmp_path / "run")  # written from there, read anywhere
+    there, here = (evaluate(Pipeline(one, INFERENCE), scenes) for one in (last, read.to(CPU)))
     for name in ("mse", "miou", "slots_used"):
         assert there.mean[name] == pytest.approx(here.mean[name], rel=2e-2, abs=2e-2), name
 
@@ -159,11 +165,11 @@ def test_a_replayed_step_is_the_step(
     def steps(graphs: bool) -> list[Tensor]:
         for buffer, value in zip(model.buffers(), before, strict=True):
             buffer.copy_(value)
-        forward = Replayed(Scene(model), precision=precision, graphs=graphs)
+        forward = Recorded(RenderStep(model), precision=precision, graphs=graphs)
         found = []
         for number, batch in enumerate(batches):
             torch.manual_seed(number)
-            output = Scene.output(forward(batch[:, 0], batch[:, 1]))
+            output = RenderStep.output(forward(batch[:, 0], batch[:, 1]))
             model.zero_grad(set_to_none=True)
             (reconstruction_loss(output.reconstruction, batch[:, 0]) + output.weights.square().mean()).backward()
             gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -181,7 +187,7 @@ def test_a_replayed_step_is_the_step(
 def test_a_stopped_run_goes_on(gpu: torch.device, scenes: SceneArrays, tmp_path: Path) -> None:
     """A GPU adds in another order each time: two runs differ by rounding, and one that was stopped by no more."""
     objects = replace(OBJECTS, eps=1e-3)  # else Adam makes as much of a rounding as of a gradient
-    config = Config(model=SECOND_LOOK, background=BackgroundConfig(steps=5, batch=4), objects=objects)
+    config = Config(model=GLIMPSE_ENCODER, background=BackgroundConfig(steps=5, batch=4), objects=objects)
 
     def stop(model: nn.Module, phase: str, step: int, seconds: float) -> None:
         if (phase, step) == ("objects", 6):

@@ -98,7 +98,7 @@ def test_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> No
     with Reporter(console=Console(file=text, force_terminal=False, width=40)) as reporter:
         for step in range(50):
             tell(reporter, "objects", step, a=0.25)
-        reporter.say("picture [1]")
+        reporter.print("picture [1]")
     told = text.getvalue().splitlines()
     assert told[0] == "objects    step 10 (10 %)  2.0 steps/s  0:40 left  a 0.25"
     assert told[1:] == ["picture [1]"]  # the next ones came within ten seconds
@@ -116,7 +116,7 @@ def test_a_single_step_tells_neither_speed_nor_time() -> None:
         tell(reporter, "pseudo_labels", 30, a=0.25)
         reporter.flush()
         tell(reporter, "objects", 31, steps=32, a=0.5)
-    assert text.getvalue().splitlines() == ["guided     step 31 (31 %)  a 0.25", "objects    step 32 (100 %)  a 0.5"]
+    assert text.getvalue().splitlines() == ["pseudo_labels step 31 (31 %)  a 0.25", "objects    step 32 (100 %)  a 0.5"]
 
 
 def test_a_line_on_a_terminal_is_gone_at_the_end() -> None:
@@ -135,7 +135,7 @@ def test_nothing_to_tell_it_to() -> None:
     with Reporter() as reporter:
         for step in range(10):
             tell(reporter, "objects", step, a=0.25)
-        reporter.say("nothing")
+        reporter.print("nothing")
 
 
 def test_tensorboard_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

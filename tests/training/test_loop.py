@@ -18,12 +18,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from astseg.config import BackgroundConfig, Config, ObjectsConfig
-from astseg.data import fingerprint
+from astseg.data import fingerprint, load_scenes
+from astseg.data.cache import prepare
 from astseg.data.synthetic.generate import render_scenes
+from astseg.discovery.background_subtraction import find_components
+from astseg.discovery.components import Components
 from astseg.errors import UserError
 from astseg.model.astseg import AstSeg, build
+from astseg.model.background import BackgroundModel
 from astseg.runs.folder import RunFolder, TrainingState
-from astseg.training import batches, clock, logging
+from astseg.runs.info import RunInfo
+from astseg.training import batches, logging, phases, schedule, steps
 from astseg.training import loop as training
 from astseg.training.logging import Reporter
 from astseg.training.loop import Watch, choose_background_width, train
@@ -79,7 +84,7 @@ def start(
 ) -> AstSeg:
     """What the commands do: begin the run or check that it is the same one, and train."""
     run = RunFolder(folder)
-    config = run.begin(config, {"seed": seed, "fingerprint": fingerprint(scenes)})
+    config = run.begin(config, RunInfo("small", seed=seed, fingerprint=fingerprint(scenes)))
     with Reporter(run.log_path) as reporter:
         return train(
             config,
@@ -192,9 +197,9 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     assert (state.phase, state.step) == (phase, step)
     start(tmp_path / "run", scenes)
     assert_same(weights_of(tmp_path / "run"), weights_of(uninterrupted))
-    steps = [(entry["phase"], entry["step"]) for entry in log(tmp_path / "run")]
-    assert max(Counter(steps).values()) == 1
-    assert set(steps) >= {(entry["phase"], entry["step"]) for entry in log(uninterrupted)}
+    logged = [(entry["phase"], entry["step"]) for entry in log(tmp_path / "run")]
+    assert max(Counter(logged).values()) == 1
+    assert set(logged) >= {(entry["phase"], entry["step"]) for entry in log(uninterrupted)}
 
 
 @pytest.mark.parametrize(("phase", "step"), [("background", 1), ("background", 4), ("objects", 4), ("joint", 8)])
@@ -206,7 +211,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)  # after every step
+    monkeypatch.setattr(steps, "SAVE_SECONDS", -1.0)  # after every step
     with pytest.raises(Killed):
         start(tmp_path / "run", scenes, watch=at(phase, step, kill))
     state = RunFolder(tmp_path / "run").load_state()
@@ -215,8 +220,8 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(
         file.write('{"phase": "joi')  # killed while it wrote this
     start(tmp_path / "run", scenes)
     assert_same(weights_of(tmp_path / "run"), weights_of(uninterrupted))
-    steps = [(entry["phase"], entry["step"]) for entry in log(tmp_path / "run")]
-    assert max(Counter(steps).values()) == 1
+    logged = [(entry["phase"], entry["step"]) for entry in log(tmp_path / "run")]
+    assert max(Counter(logged).values()) == 1
 
 
 def test_a_run_killed_before_its_first_state_begins_anew(
@@ -328,8 +333,8 @@ def test_each_phase_trains_its_part(scenes: SceneArrays, tmp_path: Path) -> None
         assert changed == parts[phase]
 
 
-def test_guided_steps_come_first_and_go_on_where_they_stood(scenes: SceneArrays, tmp_path: Path) -> None:
-    """With a second look. The optimiser goes on from the guided steps into the rendered ones, over a stop too."""
+def test_pseudo_label_steps_come_first_and_go_on_where_they_stood(scenes: SceneArrays, tmp_path: Path) -> None:
+    """With a glimpse encoder. The optimiser goes on from these steps into the rendered ones, over a stop too."""
     config = replace(TINY, model=replace(MODEL, glimpse_crop=8), objects=replace(TINY.objects, pseudo_label_steps=3))
     recorder = Recorder()
     start(tmp_path / "whole", scenes, config, watch=recorder)
@@ -346,7 +351,7 @@ def test_guided_steps_come_first_and_go_on_where_they_stood(scenes: SceneArrays,
     assert_same(weights_of(tmp_path / "parts"), weights_of(tmp_path / "whole"))
 
 
-def test_guided_steps_do_without_a_second_look(scenes: SceneArrays, tmp_path: Path) -> None:
+def test_pseudo_label_steps_do_without_a_glimpse_encoder(scenes: SceneArrays, tmp_path: Path) -> None:
     config = replace(TINY, objects=replace(TINY.objects, pseudo_label_steps=2, pseudo_label_weight=0.0, steps=4))
     start(tmp_path / "run", scenes, config)
     guided = [entry for entry in log(tmp_path / "run") if entry["phase"] == "pseudo_labels"]
@@ -374,7 +379,7 @@ def moments(folder: Path) -> Weights:
 def test_the_optimiser_is_rebuilt_at_the_switch(
     scenes: SceneArrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(steps, "SAVE_SECONDS", -1.0)
     model = build(MODEL)
     for phase, step, counted, parameters in [
         ("objects", 5, 4, model.object_parameters()),
@@ -390,24 +395,85 @@ def test_the_optimiser_is_rebuilt_at_the_switch(
         assert sum(tensor.numel() for tensor in averages) == sum(parameter.numel() for parameter in parameters)
 
 
-def test_without_guidance(scenes: SceneArrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "find_components", None)  # nobody looks for regions
+def test_without_pseudo_labels(scenes: SceneArrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (batches, phases):
+        monkeypatch.setattr(module, "find_components", None)  # nobody looks for components
     start(tmp_path / "run", scenes, replace(TINY, objects=replace(TINY.objects, pseudo_label_weight=0.0)))
     assert not any("pseudo_labels" in entry for entry in log(tmp_path / "run"))
 
 
-def test_backgrounds_that_do_not_fit_in_memory_are_drawn_anew(
+def test_a_joint_step_computes_the_background_once(
+    scenes: SceneArrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its pseudo-labels are the components of that background."""
+    calls: list[str] = []
+    found: list[Tensor] = []
+
+    def counted(self: BackgroundModel, images: Tensor, forward: Any = BackgroundModel.forward) -> Any:
+        calls.append("background")
+        return forward(self, images)
+
+    def seen(images: Tensor, background: Tensor, predicted_error: Tensor, *, limit: int) -> Components:
+        found.append(background)
+        return find_components(images, background, predicted_error, limit=limit)
+
+    monkeypatch.setattr(BackgroundModel, "forward", counted)
+    monkeypatch.setattr(phases, "find_components", seen)
+    objects = replace(TINY.objects, pseudo_label_decay=50)
+    per_step = Counter[str]()
+
+    def watch(model: nn.Module, phase: str, step: int, seconds: float) -> None:
+        per_step[f"{phase} {step}"] = len(calls)
+        calls.clear()
+
+    start(tmp_path / "run", scenes, replace(TINY, objects=objects), watch=watch)
+    assert [per_step[f"joint {step}"] for step in range(6, 10)] == [1] * 4
+    assert len(found) == 4
+
+
+def test_backgrounds_that_do_not_fit_in_memory_are_memory_mapped(
     uninterrupted: Path, scenes: SceneArrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "CACHE_BYTES", 0)
-    recorder = Recorder()
-    start(tmp_path / "run", scenes, watch=recorder)
-    assert ("objects", {"encoder", "renderer"}) in list(recorder.changes())
-    assert all("background_model" not in changed for phase, changed in recorder.changes() if phase == "objects")
-    first, whole = log(tmp_path / "run")[3], log(uninterrupted)[3]
-    assert first["reconstruction"] == pytest.approx(
-        whole["reconstruction"], rel=1e-2
-    )  # kept ones are of half precision
+    """The same numbers, and no file is left."""
+    monkeypatch.setattr(batches, "IN_MEMORY_BYTES", 0)
+    start(tmp_path / "run", scenes)
+    assert_same(weights_of(tmp_path / "run"), weights_of(uninterrupted))
+    assert not list((tmp_path / "run").glob("backgrounds*"))
+
+
+def test_backgrounds_are_kept_of_images_on_disk_too(
+    uninterrupted: Path, scenes: SceneArrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Phase 2 never calls the background model in a step, wherever the images are."""
+    np.savez(tmp_path / "a.npz", images=scenes.images)
+    prepare(tmp_path / "a.npz", tmp_path / "cache", size=(H, W))
+    stored = load_scenes(tmp_path / "cache", size=(H, W), memory=0)
+    assert not isinstance(stored.images, np.ndarray)
+    seen: list[str] = []
+
+    def watch(model: nn.Module, phase: str, step: int, seconds: float) -> None:
+        if (phase, step) == ("objects", 1):
+            monkeypatch.setattr(BackgroundModel, "forward", None)
+        if (phase, step) == ("objects", 5):
+            monkeypatch.undo()
+            monkeypatch.setattr(logging, "LOG_EVERY", 2)
+        seen.append(phase)
+
+    start(tmp_path / "run", stored, watch=watch)
+    assert Counter(seen) == {"background": 5, "objects": 5, "joint": 4}
+    assert_same(weights_of(tmp_path / "run"), weights_of(uninterrupted))
+
+
+def test_the_template_starts_from_images_of_the_whole_set(tmp_path: Path) -> None:
+    """A lamp that is switched off after the first 400 of 1,000 images: the median is dark."""
+    images = np.full((1000, H, W, 3), 50, np.uint8)
+    images[:400] = 200
+    lit = SceneArrays(images, None, tuple(map(str, range(1000))), "a lamp")
+    config = replace(TINY, background=replace(TINY.background, steps=1, learning_rate=1e-9))
+    model = start(tmp_path / "run", lit, config, background_only=True)
+    template = model.background_model.template
+    assert template is not None
+    assert float(template[:3].sigmoid().mean()) * 255 == pytest.approx(50, abs=1)
 
 
 def test_training_learns(scenes: SceneArrays, tmp_path: Path) -> None:
@@ -436,7 +502,7 @@ class FakeTime:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(clock, "time", types.SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(schedule, "time", types.SimpleNamespace(monotonic=lambda: self.now))
 
     def __call__(self, model: nn.Module, phase: str, step: int, seconds: float) -> None:
         self.now += 1
@@ -448,7 +514,7 @@ def test_a_run_with_a_limit_ends_in_time_and_in_its_last_phase(
     fake = FakeTime(monkeypatch)
     config = Config(
         model=MODEL,
-        background=replace(TINY.background, steps=1000, share=0.25),
+        background=replace(TINY.background, steps=1000, time_fraction=0.25),
         objects=ObjectsConfig(
             steps=4000,
             frozen_steps=2000,

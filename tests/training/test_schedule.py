@@ -1,14 +1,17 @@
 """Schedules at each border of each case, and against the reference's own values."""
 
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from astseg.training import schedule
 from astseg.training.schedule import (
+    Clock,
     background_beta,
     background_learning_rate,
-    cosine_rate,
+    cosine_learning_rate,
     entropy_weight,
     learning_rate,
     parsimony_weight,
@@ -120,18 +123,35 @@ def test_guidance_falls_to_nothing():
     assert pseudo_label_weight(0, weight=0.4, steps=0) == 0
 
 
-def test_cosine_rate_rises_falls_and_leaves_the_floor():
+def test_cosine_learning_rate_rises_falls_and_leaves_the_floor():
     def rate(step):
-        return cosine_rate(step, rate=1e-3, warmup=10, steps=1000)
+        return cosine_learning_rate(step, rate=1e-3, warmup=10, steps=1000)
 
     assert rate(0) == pytest.approx(1e-5, rel=1e-3)
     assert rate(9) == pytest.approx(1e-3, rel=1e-3)
     assert rate(499) == pytest.approx(1e-3 * 0.51)
     assert rate(999) == pytest.approx(2e-5)
     assert rate(1500) == pytest.approx(2e-5)  # it does not rise again
-    assert cosine_rate(0, rate=1e-3, warmup=0, steps=1000) == pytest.approx(1e-3, rel=1e-3)
+    assert cosine_learning_rate(0, rate=1e-3, warmup=0, steps=1000) == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_parsimony_rises_and_falls():
     weights = [parsimony_weight(step, weight=0.5, ramp=10, steps=100) for step in (0, 5, 10, 50, 100)]
     assert weights == pytest.approx([0, 0.5 * 0.25 * 0.95, 0.45, 0.25, 0])
+
+
+def test_a_clock_without_a_limit_counts_steps() -> None:
+    assert [Clock(3, minutes=None).position(step) for step in (0, 2, 5)] == [0, 2, 5]
+
+
+def test_a_clock_goes_by_time_or_by_steps_whichever_is_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(schedule, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    clock = Clock(100, minutes=0.5, seconds=15.0)
+    assert [clock.position(step) for step in (7, 50, 60)] == [50, 50, 60]
+    now[0] += 9
+    assert clock.seconds() == 24
+    assert clock.position(8) == 80
+    now[0] += 6
+    assert clock.position(9) == 100
+    assert Clock(5, minutes=0.0).position(1) == 5

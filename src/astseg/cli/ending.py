@@ -1,4 +1,4 @@
-"""What ``fit`` ends with: masks on a few pictures, health in words, a report, and what to type next."""
+"""The end of ``fit``: masks of a few images, health, a report, and the next command."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from rich.console import Console
 from astseg.cli.report import make_report, print_health
 from astseg.data import select
 from astseg.data.formats.png import save_label_png, save_picture
+from astseg.data.open import evenly_spaced
 from astseg.data.resize import Preprocess
 from astseg.errors import UserError
+from astseg.inference.pipeline import Pipeline
 from astseg.inference.segmenter import Segmenter
 from astseg.inference.writers.overlay import overlay
 from astseg.runs.folder import RunFolder
@@ -23,15 +25,14 @@ if TYPE_CHECKING:
     from astseg.cli.arguments import Fit
     from astseg.data import SceneSource
     from astseg.runs.info import RunInfo
-from astseg.inference.pipeline import Pipeline
 
 __all__ = ["finish"]
 
 SHOWN = 12
-"""Pictures whose masks are written."""
+"""Images whose masks are written."""
 
 EXAMINED = 200
-"""Pictures on which the model is examined."""
+"""Images on which the model is examined."""
 
 
 def finish(
@@ -44,7 +45,7 @@ def finish(
     *,
     console: Console,
 ) -> None:
-    """Write masks of a few pictures and the report; say whether it worked and what comes next."""
+    """Write masks of a few images and the report; print whether it worked and what comes next."""
     preprocess = Preprocess.of_run(pipeline.image_size, info, declared_crop=source.crop)
     written = write_examples(Segmenter(pipeline, preprocess), folder, source, command)
     page, health, findings = make_report(pipeline, few(scenes, EXAMINED), folder.path)
@@ -58,11 +59,10 @@ def finish(
 
 
 def write_examples(segmenter: Segmenter, folder: RunFolder, source: SceneSource, command: Fit) -> int:
-    """Masks and overlays of some pictures, evenly spread, at their own size; how many could be read."""
+    """Masks and overlays of some images, evenly spaced, at their own size; returns how many could be read."""
     indices = select(source, command.split)
-    shown = min(SHOWN, len(indices))
     written = 0
-    for index in (indices[number * len(indices) // shown] for number in range(shown)):
+    for index in (indices[number] for number in evenly_spaced(SHOWN, len(indices))):
         try:
             picture, _ = source.read(index)
         except UserError:

@@ -35,7 +35,7 @@ from astseg.evaluation.comparison import (
 from astseg.evaluation.evaluate import evaluate
 from astseg.inference.pipeline import load_pipeline
 from astseg.runs.atomic import write_json, write_whole
-from astseg.runs.distributed import Team, assembled
+from astseg.runs.distributed import World, init_world
 from astseg.runs.folder import RunFolder
 from astseg.runs.info import RunInfo
 from astseg.types import SceneArrays
@@ -51,10 +51,10 @@ def evaluate_run(command: arguments.Evaluate, console: Console) -> int:
     for run in command.runs if command.proposals else ():
         if not RunFolder(run).load_config()[0].model.glimpse_crop:
             raise UserError(f"run '{run}' has no glimpse encoder, which proposals need: leave out --proposals")
-    team = assembled()
-    console.quiet = not team.is_first
-    measured = [_measure(command, run, console, team) for run in command.runs]
-    if not team.is_first:
+    world = init_world()
+    console.quiet = not world.is_main
+    measured = [_measure(command, run, console, world) for run in command.runs]
+    if not world.is_main:
         return 0
     _write(command, measured)
     mean, spread = over_runs(measured)
@@ -95,7 +95,7 @@ def _write(command: arguments.Evaluate, measured: list[Measured]) -> None:
         write_whole(command.table, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def _measure(command: arguments.Evaluate, run: Path, console: Console, team: Team) -> Measured:
+def _measure(command: arguments.Evaluate, run: Path, console: Console, world: World) -> Measured:
     """The metrics of one run, with what they mean nothing without."""
     pipeline, config, info = load_pipeline(run, device=default_device(), precision=command.precision)
     pipeline.config = _inference(command, pipeline.config)
@@ -109,7 +109,7 @@ def _measure(command: arguments.Evaluate, run: Path, console: Console, team: Tea
             batch_size=command.batch_size,
             protocol=command.protocol,
             progress=advance,
-            team=team,
+            world=world,
         )
     circumstances = {
         "protocol": result.protocol,

@@ -17,20 +17,17 @@ from astseg.autofit import components, pace, survey
 from astseg.autofit.budget import Budget, budget
 from astseg.autofit.plan import MOST_BROKEN, Row, decide, require_learnable
 from astseg.cli.console import progress_bar
-from astseg.cli.data import cached_if_large
 from astseg.cli.ending import finish
+from astseg.cli.loading import load
+from astseg.cli.train import run_info
 from astseg.config import Config, override, to_dict
-from astseg.data import SceneSource, fingerprint, load_scenes, open_source, select
+from astseg.data import SceneSource, open_source, select
 from astseg.errors import UserError
 from astseg.inference.pipeline import Pipeline
-from astseg.model.backbones.segformer import licence_notice
-from astseg.runs.atomic import write_json
-from astseg.runs.card import write_card
+from astseg.runs.distributed import World, init_world
 from astseg.runs.folder import RunFolder
-from astseg.runs.info import RunInfo
-from astseg.training.logging import Reporter, require_tensorboard, spelled_time
-from astseg.training.loop import train
-from astseg.training.monitor import TrainingMonitor, few
+from astseg.training.logging import spelled_time
+from astseg.training.session import Session, session
 from astseg.types import SceneArrays
 
 if TYPE_CHECKING:
@@ -47,17 +44,26 @@ class Prepared:
 
     Attributes:
         config: Settings.
-        resize: How pictures come to the size of the model.
+        resize: How images come to the size of the model.
         crop: Part that is kept, or None.
         minutes: Time limit of the training, loading not taken off yet; None: none.
-        told: What ``fit.json`` holds.
+        plan: What ``fit.json`` holds.
+        loading_counts: Whether the time that loading takes is still to be taken off.
     """
 
     config: Config
     resize: str
     crop: float | None
     minutes: float | None
-    told: dict[str, Any]
+    plan: dict[str, Any]
+    loading_counts: bool
+
+    def minutes_left(self, seconds: float) -> float | None:
+        """The time limit of the training, so many seconds after the command began."""
+        if self.minutes is None or not self.loading_counts:
+            return self.minutes
+        loading: float = seconds - self.plan["looked"]
+        return max(self.minutes / 2, self.minutes - loading / 60)
 
 
 def run_fit(command: Fit, console: Console) -> int:
@@ -67,47 +73,34 @@ def run_fit(command: Fit, console: Console) -> int:
         UserError: Data from which nothing can be learnt, a folder that holds something else, too few minutes.
     """
     begin = time.monotonic()
-    folder = RunFolder(command.out)
-    folder.check_new_or_begun()
-    if command.tensorboard:
-        require_tensorboard()
     source = open_source(command.data, command.reading)
-    going_on = folder.is_begun and not command.dry_run
-    prepared = _stored(command, folder, console) if going_on else _planned(command, source, console)
     if command.dry_run:
+        RunFolder(command.out).check_new_or_begun()
+        world = init_world()
+        console.quiet = not world.is_main
+        world.from_main(lambda: _planned(command, source, console))
         console.print("nothing was written; without --dry-run this is what happens")
         return 0
-    scenes = _load(command, prepared, console)
-    minutes = prepared.minutes
-    if minutes is not None and not going_on:
-        # What loading took is taken off too.
-        minutes = max(minutes / 2, minutes - (time.monotonic() - begin - prepared.told["looked"]) / 60)
-    info = _info(command, prepared, scenes)
-    config = folder.begin(prepared.config, info)
-    write_json(folder.path / PLAN_FILE, {**prepared.told, "training_minutes": minutes})
-    board = folder.path / "tensorboard" if command.tensorboard else None
-    notice = licence_notice(config.model.backbone_weights)
-    if notice:
-        console.print(notice)
-    with Reporter(folder.log_path, console=console, tensorboard=board) as reporter:
-        watch = TrainingMonitor(folder, few(scenes), reporter, config.inference, config.discovery)
-        model = train(config, scenes, run=folder, seed=command.seed, reporter=reporter, minutes=minutes, watch=watch)
-    write_card(folder, config, info)
-    finish(
-        Pipeline(model, config.inference, discovery=config.discovery),
-        scenes,
-        folder,
-        source,
-        command,
-        info,
-        console=console,
-    )
-    console.print(f"time                 {spelled_time(time.monotonic() - begin)} since the command began")
+    with session(command.out, console, tensorboard=command.tensorboard) as held:
+
+        def prepare() -> Prepared:
+            return _stored(command, held, console) if held.run.is_begun else _planned(command, source, console)
+
+        prepared = held.world.from_main(prepare)
+        scenes = _load(command, prepared, console, held.world)
+        minutes = held.world.from_main(lambda: prepared.minutes_left(time.monotonic() - begin))
+        info = run_info(command, scenes, resize=prepared.resize, crop=prepared.crop)
+        config = held.begin(prepared.config, info, {PLAN_FILE: {**prepared.plan, "training_minutes": minutes}})
+        model = held.train(config, scenes, info, minutes=minutes)
+        if held.world.is_main:
+            pipeline = Pipeline(model, config.inference, discovery=config.discovery)
+            finish(pipeline, scenes, held.run, source, command, info, console=console)
+            console.print(f"time                 {spelled_time(time.monotonic() - begin)} since the command began")
     return 0
 
 
 def _planned(command: Fit, source: SceneSource, console: Console) -> Prepared:
-    """Look at the pictures, decide, and say so."""
+    """Survey the images, decide, and print the plan."""
     begin = time.monotonic()
     with progress_bar(console, "look", None) as advance:
         size = command.settings.model.image_size if "model.image_size" in command.given else None
@@ -132,7 +125,7 @@ def _planned(command: Fit, source: SceneSource, console: Console) -> Prepared:
     )
     rows = [*plan.rows, *times.rows]
     _show(console, str(command.data), _seen_rows(seen, found), rows, times, (*plan.warnings, *times.warnings))
-    told = {
+    plan_file = {
         "minutes": command.minutes,
         "looked": time.monotonic() - begin,
         "plan": [dataclasses.asdict(row) for row in rows],
@@ -141,16 +134,16 @@ def _planned(command: Fit, source: SceneSource, console: Console) -> Prepared:
         "expected_seconds": round(times.seconds),
         "expected_bytes": times.memory,
     }
-    return Prepared(times.config, seen.frame.resize, seen.frame.crop, times.minutes, told)
+    return Prepared(times.config, seen.frame.resize, seen.frame.crop, times.minutes, plan_file, True)
 
 
-def _stored(command: Fit, folder: RunFolder, console: Console) -> Prepared:
+def _stored(command: Fit, held: Session, console: Console) -> Prepared:
     """The plan of a run that has begun, with what is given now laid over it: what differs is then refused."""
-    config, info = folder.load_config()
-    file = folder.path / PLAN_FILE
+    config, info = held.run.load_config()
+    file = held.run.path / PLAN_FILE
     try:
-        told = json.loads(file.read_text())
-        minutes, before = told["training_minutes"], told["minutes"]
+        plan = json.loads(file.read_text())
+        minutes, before = plan["training_minutes"], plan["minutes"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"'{command.out}' holds a run that was not begun by 'astseg fit': choose another folder"
@@ -162,48 +155,27 @@ def _stored(command: Fit, folder: RunFolder, console: Console) -> Prepared:
     config = config.with_steps(command.steps)
     if command.minutes is not None:
         minutes = command.minutes if before is None else minutes + command.minutes - before
-        told["minutes"] = command.minutes
-    state = folder.load_state()
-    finished = state is not None and state.phase == "done"
-    console.print(f"{command.out} {'is trained already' if finished else f'goes on as it was planned ({file})'}")
-    return Prepared(config, info.resize, info.crop, minutes, told)
+        plan["minutes"] = command.minutes
+    console.print(f"{command.out} {'is trained already' if held.is_done else f'goes on as it was planned ({file})'}")
+    return Prepared(config, info.resize, info.crop, minutes, plan, False)
 
 
 def _at_size(seen: survey.Survey, config: Config) -> Any:
-    """Some of the pictures looked at, at the size of the model."""
+    """Some of the surveyed images, at the size of the model."""
     height, width = config.model.image_size
     some = seen.images[: pace.PICTURES]
     return np.stack([np.asarray(Image.fromarray(one).resize((width, height))) for one in some])
 
 
-def _load(command: Fit, prepared: Prepared, console: Console) -> SceneArrays:
-    """All pictures at the size of the model; what is broken is told and left out.
+def _load(command: Fit, prepared: Prepared, console: Console, world: World) -> SceneArrays:
+    """All images at the size of the model; what is broken is printed and left out.
 
     Raises:
         UserError: Too many are broken.
     """
-    size = prepared.config.model.image_size
-    cache = None
-    if prepared.config.augment.copies == 1:
-        beside = command.out.with_name(command.out.name + "-cache")
-        cache = cached_if_large(console, command, size=size, resize=prepared.resize, crop=prepared.crop, out=beside)
-    if cache is not None:
-        return load_scenes(cache, size=size)
-    broken: list[str] = []
-    with progress_bar(console, "read", None) as advance:
-        scenes = load_scenes(
-            command.data,
-            size=size,
-            selection=command.split,
-            crop=prepared.crop,
-            resize=prepared.resize,
-            reading=command.reading,
-            augment=prepared.config.augment,
-            seed=command.seed,
-            progress=advance,
-            broken=broken,
-        )
-    total = len(scenes) // prepared.config.augment.copies + len(broken)
+    config, broken = prepared.config, list[str]()
+    scenes = load(console, command, config, crop=prepared.crop, resize=prepared.resize, world=world, broken=broken)
+    total = len(scenes) // config.augment.copies + len(broken)
     if len(broken) > MOST_BROKEN * total:
         raise UserError(f"{len(broken)} of {total} pictures cannot be read; the first: {broken[0]}")
     if broken:
@@ -213,24 +185,8 @@ def _load(command: Fit, prepared: Prepared, console: Console) -> SceneArrays:
     return scenes
 
 
-def _info(command: Fit, prepared: Prepared, scenes: SceneArrays) -> RunInfo:
-    return RunInfo(
-        preset=command.preset,
-        seed=command.seed,
-        data=str(command.data),
-        split=command.split,
-        resize=prepared.resize,
-        crop=prepared.crop,
-        camera=command.camera,
-        stride=command.stride,
-        frames=command.frames,
-        images=len(scenes),
-        fingerprint=fingerprint(scenes),
-    )
-
-
 def _seen_rows(seen: survey.Survey, found: components.Foreground) -> list[tuple[str, str]]:
-    """What was seen, in words."""
+    """The survey, in words."""
     scene = seen.background
     sizes = ", ".join(f"{h} x {w}" for (h, w), _ in seen.sizes.most_common(3))
     more = f" and {len(seen.sizes) - 3} other sizes" if len(seen.sizes) > 3 else ""
@@ -262,12 +218,12 @@ def _show(
     times: Budget,
     warnings: tuple[str, ...],
 ) -> None:
-    """The plan on the screen."""
+    """Print the plan."""
     console.print(f"\n{title}")
-    told = Table(box=None, show_header=False, padding=(0, 1, 0, 2))
+    survey_table = Table(box=None, show_header=False, padding=(0, 1, 0, 2))
     for name, value in seen:
-        told.add_row(name, value)
-    console.print(told, soft_wrap=False)
+        survey_table.add_row(name, value)
+    console.print(survey_table, soft_wrap=False)
     console.print("\nThe plan; each of these can be given:")
     table = Table(box=None, show_header=False, padding=(0, 0, 0, 2))
     for _ in range(2):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import nullcontext
 
 from rich.console import Console
 
@@ -13,18 +12,12 @@ from astseg.config import Config
 from astseg.data import fingerprint, open_source
 from astseg.data.sample import preprocess_for
 from astseg.errors import UserError
-from astseg.model.astseg import build
-from astseg.model.backbones.segformer import licence_notice
-from astseg.runs.card import write_card
-from astseg.runs.distributed import ReadOnlyRunFolder, Team, assembled
-from astseg.runs.folder import RunFolder
 from astseg.runs.info import RunInfo
-from astseg.training.logging import Reporter, require_tensorboard
-from astseg.training.loop import choose_background_width, train
-from astseg.training.monitor import TrainingMonitor, few
+from astseg.training.loop import choose_background_width
+from astseg.training.session import Session, session
 from astseg.types import SceneArrays
 
-__all__ = ["train_run"]
+__all__ = ["run_info", "train_run"]
 
 
 def train_run(command: arguments.Train | arguments.TrainBackground, console: Console) -> int:
@@ -33,98 +26,50 @@ def train_run(command: arguments.Train | arguments.TrainBackground, console: Con
     config = command.settings.with_steps(command.steps, part="objects" if whole else "background")
     if not whole and config.objects.scenario == "baseline":
         raise UserError("the scenario 'baseline' learns the background with the objects: use 'astseg train'")
-    team = assembled()
-    console.quiet = not team.is_first
-    folder = (RunFolder if team.is_first else ReadOnlyRunFolder)(command.out, tell=console.print)
-    scenes = load(console, command, config, crop=command.crop, resize=command.resize or "crop")
-    with folder.lock() if team.is_first else nullcontext():
-        return train_in(folder, command, config, scenes, console, team)
+    with session(command.out, console, tensorboard=command.tensorboard) as held:
+        scenes = load(console, command, config, crop=command.crop, resize=command.resize or "crop", world=held.world)
+        if config.model.background_width == "auto":
+            width = held.world.from_main(lambda: background_width(held, config, scenes, seed=command.seed))
+            config = dataclasses.replace(config, model=dataclasses.replace(config.model, background_width=width))
+        source = open_source(command.data, command.reading)
+        preprocess = preprocess_for(source, config.model.image_size, resize=command.resize, crop=command.crop)
+        info = run_info(command, scenes, resize=preprocess.resize, crop=preprocess.crop)
+        config = held.begin(config, info)
+        state = held.run.load_state()
+        if state is not None and (state.phase == "done" or not (whole or state.phase == "background")):
+            held.write_card(config, info, only_if_missing=True)
+            console.print(f"{'this run' if whole else 'the background'} is trained already: {command.out}")
+            return 0
+        held.train(config, scenes, info, minutes=command.minutes, background_only=not whole)
+        following = f"astseg evaluate {command.out} DATA" if whole else f"astseg train {spelled(command)}"
+        console.print(f"done; look at {held.run.panels / 'latest.png'}; next: {following}")
+    return 0
 
 
-def train_in(
-    folder: RunFolder,
-    command: arguments.Train | arguments.TrainBackground,
-    config: Config,
-    scenes: SceneArrays,
-    console: Console,
-    team: Team,
-) -> int:
-    """Train in a folder that is held for this process."""
-    whole = isinstance(command, arguments.Train)
-    if config.model.background_width == "auto":
-        width = background_width(console, folder, config, scenes, seed=command.seed)
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, background_width=width))
-    if not folder.is_begun:
-        build(config.model)  # what cannot be built is refused before anything is written
-    if command.tensorboard:
-        require_tensorboard()
-    preprocess = preprocess_for(
-        open_source(command.data, command.reading),
-        config.model.image_size,
-        resize=command.resize,
-        crop=command.crop,
-    )
-    info = RunInfo(
+def run_info(command: arguments.TrainBackground, scenes: SceneArrays, *, resize: str, crop: float | None) -> RunInfo:
+    """The metadata of the run that a command begins."""
+    return RunInfo(
         preset=command.preset,
         seed=command.seed,
         data=str(command.data),
         split=command.split,
-        resize=preprocess.resize,
-        crop=preprocess.crop,
+        resize=resize,
+        crop=crop,
         camera=command.camera,
         stride=command.stride,
         frames=command.frames,
         images=len(scenes),
         fingerprint=fingerprint(scenes),
     )
-    if not team.is_first:
-        team.wait()  # until the first process has begun the run
-    config = folder.begin(config, info)
-    if team.is_first:
-        team.wait()
-    state = folder.load_state()
-    if state is not None and (state.phase == "done" or not (whole or state.phase == "background")):
-        if team.is_first and not (folder.path / "README.md").exists():  # it was killed just before
-            write_card(folder, config, info)
-        console.print(f"{'this run' if whole else 'the background'} is trained already: {command.out}")
-        return 0
-    notice = licence_notice(config.model.backbone_weights)
-    if notice:
-        console.print(notice)
-    board = folder.path / "tensorboard" if command.tensorboard else None
-    log_path, board = (folder.log_path, board) if team.is_first else (None, None)
-    with Reporter(log_path, console=console, tensorboard=board) as reporter:
-        watch = None
-        if team.is_first:
-            watch = TrainingMonitor(folder, few(scenes), reporter, config.inference, config.discovery)
-        model = train(
-            config,
-            scenes,
-            run=folder,
-            seed=command.seed,
-            reporter=reporter,
-            minutes=command.minutes,
-            watch=watch,
-            background_only=not whole,
-            team=team,
-        )
-        if watch is not None:
-            watch.draw(model, "last")
-    if team.is_first:
-        write_card(folder, config, info)
-    team.wait()
-    following = f"astseg evaluate {command.out} DATA" if whole else f"astseg train {spelled(command)}"
-    console.print(f"done; look at {folder.panels / 'latest.png'}; next: {following}")
-    return 0
 
 
-def background_width(console: Console, folder: RunFolder, config: Config, scenes: SceneArrays, *, seed: int) -> str:
+def background_width(held: Session, config: Config, scenes: SceneArrays, *, seed: int) -> str:
     """What ``auto`` stands for: the width of the run if it has begun, else what a short run shows."""
-    if folder.is_begun:
-        return folder.load_config()[0].model.background_width
-    console.print("a short run chooses the width of the background model")
+    if held.run.is_begun:
+        return held.run.load_config()[0].model.background_width
+    held.console.print("a short run chooses the width of the background model")
     width = choose_background_width(config, scenes, seed=seed)
-    console.print(f"the background is {width}")
+    held.console.print(f"the background is {width}")
     return width
 
 

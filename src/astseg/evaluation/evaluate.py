@@ -20,7 +20,7 @@ from astseg.data.arrays import images_to_tensor
 from astseg.errors import UserError
 from astseg.evaluation.metrics import clevrtex_metrics, segmentation_metrics, squared_error
 from astseg.inference.pipeline import Pipeline
-from astseg.runs.distributed import ALONE, Team
+from astseg.runs.distributed import SINGLE, World
 from astseg.types import SceneOutput
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def evaluate(
     protocol: str = "astseg",
     keep: int = 8,
     progress: Callable[[int, int], None] | None = None,
-    team: Team = ALONE,
+    world: World = SINGLE,
 ) -> Evaluation:
     """Measure a pipeline on all scenes. The model's modes and the random state stay as they are.
 
@@ -91,7 +91,7 @@ def evaluate(
         protocol: One of :data:`PROTOCOLS`.
         keep: Images whose whole output is kept.
         progress: Called with the number of images done and their total.
-        team: The processes that share the batches; each gets the whole result.
+        world: The processes that share the batches; each gets the whole result.
 
     Raises:
         UserError: No scenes, scenes of another size, an unknown protocol, a batch size below 1.
@@ -101,7 +101,7 @@ def evaluate(
     first_outputs: list[SceneOutput] = []
     together = pipeline.batch_size(batch_size)
     for start in range(0, len(scenes), together):
-        mine = start // together % team.size == team.rank
+        mine = start // together % world.size == world.rank
         if not mine and start >= keep:  # every process sees the first ones, to draw them
             continue
         stop = min(start + together, len(scenes))
@@ -116,7 +116,7 @@ def evaluate(
                 first_outputs.append(_convert(lambda value, most=keep - start: value[:most].cpu(), output))
         if progress is not None:
             progress(stop, len(scenes))
-    batches = [values for _, values in sorted(team.gathered(measured), key=lambda one: one[0])]
+    batches = [values for _, values in sorted(world.gather(measured), key=lambda one: one[0])]
     per_image = {name: torch.cat([values[name] for values in batches]).numpy() for name in batches[0]}
     first_output = _convert(lambda *values: torch.cat(values), *first_outputs)
     return Evaluation(_means(per_image), per_image, tuple(scenes.names), scenes.source, protocol, first_output)

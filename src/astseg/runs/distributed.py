@@ -1,133 +1,151 @@
-"""One process or several that train one model together; started as ``torchrun ... -m astseg``, on accelerate.
+"""Data-parallel training and evaluation by several processes, started as ``torchrun ... -m astseg``.
 
-Every process holds the whole model and takes its share of each batch; gradients and losses are averaged after the
-backward pass, in one message. What depends on the clock or on a signal is agreed upon, so that all do the same step.
-The first process alone writes to the run folder, which all of them must see.
+Every process (rank) holds the whole model and takes its part of each batch; gradients and losses are averaged after the
+backward pass by one all-reduce of one buffer. What depends on a clock or on a signal is agreed upon, so that all ranks
+take the same steps. Rank 0 alone writes to the run folder, which all ranks must see.
+
+``DistributedDataParallel`` is not used, for three reasons. A parameter may have a gradient on one rank alone (an image
+part without components teaches no glimpse), or on none, and then Adam must leave it as it is, while DDP hands the
+optimiser zeros. Its buckets are rebuilt after the first backward pass, so a resumed run would add in another order than
+one that was not stopped. And it wraps one ``forward``, while the phases call different parts of the model, some of them
+recorded as CUDA graphs, and freeze the background model in between.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from astseg.errors import UserError
 from astseg.runs.folder import RunFolder
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+__all__ = ["SINGLE", "DistributedWorld", "ReadOnlyRunFolder", "World", "init_world"]
 
-__all__ = ["ALONE", "ReadOnlyRunFolder", "Team", "Together", "assembled"]
+T = TypeVar("T")
+
+LONGEST_WAIT = timedelta(hours=2)
+"""Of the other ranks, while rank 0 plans, makes scenes or prepares a cache."""
 
 
-class Team:
-    """A process alone: nothing is shared, and everything is agreed."""
+class World:
+    """A single process: collectives are the identity."""
 
     rank = 0
     size = 1
 
     @property
-    def is_first(self) -> bool:
-        """Whether this process writes and tells."""
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which writes and prints."""
         return self.rank == 0
 
-    def shared(self, model: nn.Module, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Average the gradients of all processes, in place; returns the averages of their losses, without gradient."""
+    def average(self, parameters: Iterable[nn.Parameter], losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All-reduce the gradients to their mean, in place; returns the mean losses, detached."""
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def agreed(self, steps: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """The steps of the first process, for all."""
-        yield from steps
+    def maximum(self, *values: float) -> tuple[float, ...]:
+        """The largest of each value over the ranks."""
+        return values
 
-    def any(self, *answers: bool) -> tuple[bool, ...]:
-        """For each question, whether any process says yes."""
-        return answers
-
-    def wait(self) -> None:
-        """Until all are here."""
-
-    def gathered(self, items: list[Any]) -> list[Any]:
-        """The items of all processes, on each."""
+    def gather(self, items: list[Any]) -> list[Any]:
+        """The items of all ranks, in their order, on each."""
         return items
 
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """The tensors of all ranks, of equal shapes, concatenated along the first axis."""
+        return tensor
 
-ALONE = Team()
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What rank 0 makes (it must pickle), on all ranks, which wait for it.
+
+        Raises:
+            UserError: Rank 0 raised it.
+        """
+        return make()
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
 
 
-class Together(Team):
-    """One process of several."""
+SINGLE = World()
 
-    def __init__(self, accelerator: Accelerator) -> None:
-        """Take the processes that accelerate has brought together."""
-        self.accelerator = accelerator
-        self.rank = accelerator.process_index
-        self.size = accelerator.num_processes
 
-    def shared(self, model: nn.Module, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """As for one; a parameter that has a gradient anywhere has one everywhere.
+class DistributedWorld(World):
+    """One process of several, once the default process group is there."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Take rank and size of the process group; device: where its tensors live."""
+        self.rank, self.size, self.device = distributed.get_rank(), distributed.get_world_size(), device
+
+    def average(self, parameters: Iterable[nn.Parameter], losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As for one process; a parameter that has a gradient on any rank has one on all.
 
         Raises:
             UserError: Another process has ended.
         """
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        trained = list(parameters)
         values = torch.stack([loss.detach().float() for loss in losses.values()])
-        known = torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=values.device)
-        parts = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters]
-        flat = torch.cat([values, known, *(part.flatten().float() for part in parts)])
-        with _lost_process_told():
-            flat = self.accelerator.reduce(flat, reduction="mean")
-        values, known, gradients = flat.split([len(values), len(known), len(flat) - len(values) - len(known)])
-        pieces = gradients.split([parameter.numel() for parameter in parameters])
-        for parameter, piece, is_known in zip(parameters, pieces, known.tolist(), strict=True):
-            if is_known and parameter.grad is None:
-                parameter.grad = torch.empty_like(parameter, requires_grad=False)
-            if parameter.grad is not None:  # in the order of memory that it has: a fused step goes by that
-                parameter.grad.copy_(piece.view(parameter.shape))
+        present = torch.tensor([float(parameter.grad is not None) for parameter in trained], device=values.device)
+        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in trained]
+        flat = torch.cat([values, present, *(gradient.flatten().float() for gradient in gradients)])
+        with _lost_process():
+            distributed.all_reduce(flat)
+        flat /= self.size
+        values, present, *means = torch.split(flat, [len(values), len(present), *(one.numel() for one in trained)])
+        for parameter, gradient, mean, is_present in zip(trained, gradients, means, present.tolist(), strict=True):
+            if is_present:  # written into the old memory, whose order of axes a fused optimiser step goes by
+                parameter.grad = gradient.copy_(mean.view(gradient.shape))
         return dict(zip(losses, values.unbind(), strict=True))
 
-    def agreed(self, steps: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """The steps of the first process, whose clock counts."""
-        own = iter(steps)
-        while True:
-            step, position = self._of_first(next(own, (-1, -1)))
-            if step < 0:
-                return
-            yield step, position
+    def maximum(self, *values: float) -> tuple[float, ...]:
+        """The largest of each value over the ranks."""
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        with _lost_process():
+            distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
+        return tuple(tensor.tolist())
 
-    def any(self, *answers: bool) -> tuple[bool, ...]:
-        """For each question, whether any process says yes."""
-        asked = torch.tensor([float(answer) for answer in answers], device=self.accelerator.device)
-        with _lost_process_told():
-            return tuple((self.accelerator.reduce(asked, reduction="sum") > 0).tolist())
+    def gather(self, items: list[Any]) -> list[Any]:
+        """The items of all ranks, in their order, on each."""
+        found: list[Any] = [None] * self.size
+        with _lost_process():
+            distributed.all_gather_object(found, items)
+        return [item for part in found for item in part]
 
-    def wait(self) -> None:
-        """Until all are here."""
-        with _lost_process_told():
-            self.accelerator.wait_for_everyone()
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """The tensors of all ranks, of equal shapes, concatenated along the first axis."""
+        own = tensor.to(self.device).contiguous()
+        parts = [torch.empty_like(own) for _ in range(self.size)]
+        with _lost_process():
+            distributed.all_gather(parts, own)
+        return torch.cat(parts).to(tensor.device)
 
-    def gathered(self, items: list[Any]) -> list[Any]:
-        """The items of all processes, on each, in the order of the processes."""
-        from accelerate.utils import gather_object
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What rank 0 makes, on all ranks; its UserError is raised on all of them, too."""
+        made: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                made[0] = make()
+            except UserError as error:
+                made[1] = str(error)
+        with _lost_process():
+            distributed.broadcast_object_list(made, src=0)
+        if made[1] is not None:
+            raise UserError(made[1])
+        value: T = made[0]
+        return value
 
-        with _lost_process_told():
-            found: list[Any] = gather_object(items)
-        return found
-
-    def _of_first(self, pair: tuple[int, int]) -> tuple[int, int]:
-        from accelerate.utils import broadcast
-
-        with _lost_process_told():
-            told = broadcast(torch.tensor(pair, device=self.accelerator.device))
-        step, position = told.tolist()
-        return step, position
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+        self.maximum(0.0)
 
 
 class ReadOnlyRunFolder(RunFolder):
-    """The run folder as all processes but the first see it: they read it, and leave the writing to that one."""
+    """The run folder of all ranks but the first, which read it and leave the writing to rank 0."""
 
     def save_state(self, *args: Any, **kwargs: Any) -> None:
         """Nothing."""
@@ -135,31 +153,24 @@ class ReadOnlyRunFolder(RunFolder):
     def save_weights(self, *args: Any, **kwargs: Any) -> None:
         """Nothing."""
 
-    def trim_log(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing."""
 
-    def save_config(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing."""
-
-
-def assembled() -> Team:
-    """The processes that ``torchrun`` has started, or this one alone.
-
-    Raises:
-        UserError: There are several, and accelerate is not installed.
-    """
+def init_world() -> World:
+    """The world that ``torchrun`` has started, or this process alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return ALONE
-    try:
-        from accelerate import Accelerator
-    except ImportError:
-        raise UserError("several processes need accelerate: pip install 'astseg[distributed]'") from None
-    return Together(Accelerator(cpu=not torch.cuda.is_available()))
+        return SINGLE
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    if not distributed.is_initialized():
+        with _lost_process():
+            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
+    return DistributedWorld(device)
 
 
 @contextmanager
-def _lost_process_told() -> Iterator[None]:
-    """What the other processes notice when one has ended."""
+def _lost_process() -> Iterator[None]:
+    """What a rank sees of a collective when another one has ended."""
     try:
         yield
     except RuntimeError as error:

@@ -106,8 +106,8 @@ class RunFolder:
         Raises:
             UserError: The folder holds something else.
         """
-        # A run that was killed as it began leaves a lock, or its configuration half written.
-        ours = ("scenes", LOCK_NAME, "config.json.part")
+        # A run that was killed as it began leaves a lock, or its plan and its configuration half written.
+        ours = ("scenes", LOCK_NAME, "config.json.part", "fit.json", "fit.json.part")
         if not self.is_begun and self.path.is_dir() and any(item.name not in ours for item in self.path.iterdir()):
             raise UserError(f"'{self.path}' is not empty and holds no run: choose another folder")
 

@@ -1,14 +1,18 @@
-"""The training images on their device: batches of them, and what a frozen background says of each.
+"""The training images on their device: batches of them, and the backgrounds and components of each once frozen.
 
-A batch depends on (seed, step) alone, so that a run repeats bit for bit on one machine and can be continued. Source of
-the frozen backgrounds: curriculum training, phase 2 (paper, section 3); the regions are ours (:mod:`astseg.discovery`).
+A batch depends on (seed, loop, step) alone, so that a run repeats bit for bit on one machine and can be continued.
+Source of the frozen backgrounds: curriculum training, phase 2 (paper, section 3); the components are ours
+(:mod:`astseg.discovery`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,19 +21,38 @@ from torch import Tensor
 from astseg.config import DiscoveryConfig
 from astseg.data.arrays import images_to_tensor
 from astseg.discovery.background_subtraction import find_components
-from astseg.discovery.components import DEFAULT, Components
+from astseg.discovery.components import Components
 from astseg.errors import UserError
 from astseg.model.background import BackgroundModel
+from astseg.runs.distributed import SINGLE, World
 from astseg.types import SceneArrays
 
-__all__ = ["Batches", "FrozenBackground", "freeze_background", "mirror", "split"]
+__all__ = ["LOOPS", "Batch", "Batches", "FrozenBackground", "freeze_background", "mirror"]
 
-CACHE_BYTES = 4e9
-"""Frozen backgrounds are kept in memory up to this size, and drawn anew at each step beyond it."""
+LOOPS = ("background", "objects")
+"""The loops of a run, each of which has random streams of its own."""
+
+IN_MEMORY_BYTES = 4e9
+"""Frozen backgrounds beyond this size lie in a memory-mapped file."""
+
+AT_ONCE = 128
+"""Images whose backgrounds a process draws at once."""
+
+
+class Batch(NamedTuple):
+    """Images B x 3 x H x W in [0, 1]; indices B, which scenes; mirrored B, bool, which of them are flipped."""
+
+    images: Tensor
+    indices: Tensor
+    mirrored: Tensor
+
+    def split(self, parts: int) -> Iterator[Batch]:
+        """Equal parts, in order."""
+        return map(Batch, *(whole.chunk(parts) for whole in self))
 
 
 class Batches:
-    """The training images on their device, and batches of them that depend on (seed, step) alone."""
+    """The training images on their device, and batches of them that depend on (seed, loop, step) alone."""
 
     def __init__(
         self,
@@ -39,120 +62,93 @@ class Batches:
         seed: int,
         flip: bool,
         device: torch.device,
-        share: tuple[int, int] = (0, 1),
+        loop: str = "objects",
+        world: World = SINGLE,
     ) -> None:
-        """Move the images to the device; those of a large cache stay on disk.
+        """Have the images on the device, without a copy where they are there; those of a large cache stay on disk.
 
         Args:
-            scenes: The images; labels are not looked at.
+            scenes: The images; labels are not used.
             size: B.
             seed: Seed of the run.
             flip: Mirror every second image, at random.
             device: Where to train.
-            share: Which part of each batch is drawn, of how many: the rank of this process, and their number.
+            loop: One of :data:`LOOPS`.
+            world: The processes that divide each batch among them.
 
         Raises:
-            UserError: The batch cannot be shared evenly.
+            UserError: The batch cannot be divided evenly.
         """
-        if size % share[1]:
-            raise UserError(f"a batch of {size} cannot be shared evenly by {share[1]} processes: choose a multiple")
+        self.world = world
+        if size % self.world.size:
+            raise UserError(
+                f"a batch of {size} cannot be divided evenly among {self.world.size} processes: choose a multiple"
+            )
         stored = not isinstance(scenes.images, np.ndarray)
         self.stored = scenes.images if stored else None  # N x H x W x 3, uint8, as is the next
-        self.images = None if stored else torch.from_numpy(np.array(scenes.images)).to(device)
+        self.images = None if stored else torch.from_numpy(np.require(scenes.images, requirements="W")).to(device)
         self.shape = tuple(scenes.images.shape)
-        self.device = device
-        self.size = size
-        self.seed = seed
-        self.flip = flip
-        self.share = share
+        self.device, self.size, self.flip = device, size, flip
+        self.seed, self.loop = seed, loop
 
-    def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The batch of a step, or this process's share of it; also seeds torch for the dropout of that step.
-
-        Returns:
-            Images B x 3 x H x W in [0, 1]; indices B, which scenes; mirrored B, bool.
-        """
-        torch.manual_seed(self.seed * 1_000_003 + step)
+    def draw(self, step: int) -> Batch:
+        """The batch of a step, or this rank's part of it; also seeds torch for the dropout of that step."""
+        torch.manual_seed(stream_seed(self.seed, self.loop, step))
         indices = torch.randint(self.shape[0], (self.size,)).to(self.device)
         mirrored = (torch.rand(self.size) < (0.5 if self.flip else 0.0)).to(self.device)
-        part, parts = self.share
-        if parts > 1:  # each process has other images, and other noise
-            indices, mirrored = indices.chunk(parts)[part], mirrored.chunk(parts)[part]
-            torch.manual_seed((self.seed * 1_000_003 + step) * parts + part)
-        return self.take(indices, mirrored), indices, mirrored
+        rank, size = self.world.rank, self.world.size
+        if size > 1:  # each rank has other images, and other noise
+            indices, mirrored = indices.chunk(size)[rank], mirrored.chunk(size)[rank]
+            torch.manual_seed(stream_seed(self.seed, self.loop, step, rank))
+        return Batch(self.take(indices, mirrored), indices, mirrored)
 
-    def take(self, indices: Tensor, mirrored: Tensor) -> Tensor:
-        """Some images, B x 3 x H x W in [0, 1], those of them that ``mirrored`` marks seen in a mirror."""
+    def take(self, indices: Tensor | Sequence[int], mirrored: Tensor | None = None) -> Tensor:
+        """Images by index, B x 3 x H x W in [0, 1], those that ``mirrored`` marks flipped."""
+        indices = torch.as_tensor(indices, device=self.device)
         if self.images is not None:
-            return mirror(images_to_tensor(self.images.index_select(0, indices)), mirrored)
-        assert self.stored is not None
-        return mirror(images_to_tensor(self.stored[indices.cpu().numpy()], device=self.device), mirrored)
-
-    def in_order(self, size: int = 128) -> Iterator[Tensor]:
-        """All images once, size x 3 x H x W at a time."""
-        source = self.images if self.images is not None else self.stored
-        assert source is not None
-        return (
-            images_to_tensor(source[start : start + size], device=self.device)
-            for start in range(0, self.shape[0], size)
-        )
+            images = images_to_tensor(self.images.index_select(0, indices))
+        else:
+            assert self.stored is not None
+            images = images_to_tensor(self.stored[indices.cpu().numpy()], device=self.device)
+        return images if mirrored is None else mirror(images, mirrored)
 
 
-def split(batch: tuple[Tensor, ...], parts: int) -> Iterator[tuple[Tensor, ...]]:
-    """A batch of :meth:`Batches.draw` in so many equal parts, one after the other, in its order."""
-    return zip(*(whole.chunk(parts) for whole in batch), strict=True)
+def stream_seed(seed: int, loop: str, step: int, rank: int | None = None) -> int:
+    """64 bits for the generator of a step: a hash, so that no two seeds, loops, steps or ranks share a stream."""
+    key = () if rank is None else (rank,)
+    return int(np.random.SeedSequence([seed, LOOPS.index(loop), step], spawn_key=key).generate_state(1, np.uint64)[0])
 
 
 def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
-    """Images B x ... x W, some of them (mirrored: B, bool) seen in a mirror."""
+    """Images B x ... x W, those that ``mirrored`` (B, bool) marks flipped from left to right."""
     if not mirrored.any():
         return images
     return torch.where(mirrored.view(-1, *[1] * (images.ndim - 1)), images.flip(-1), images)
 
 
 @dataclass(frozen=True)
-class LiveComponents:
-    """Regions found anew for each batch: of images that stay on disk, or where the background still learns.
-
-    Attributes:
-        model: The background model.
-        batches: Where the images are.
-        regions: R.
-        config: What components are.
-    """
-
-    model: BackgroundModel
-    batches: Batches
-    regions: int
-    config: DiscoveryConfig = DEFAULT
-
-    @torch.no_grad()
-    def take(self, indices: Tensor, mirrored: Tensor) -> Components:
-        """The regions of some images; mirrored: B bool, which of them are seen in a mirror."""
-        images = self.batches.take(indices, mirrored)
-        background, predicted_error = self.model(images)
-        found = find_components(images, background, predicted_error, limit=self.regions, config=self.config)
-        return found.to(images.device)
-
-
-@dataclass(frozen=True)
 class FrozenBackground:
-    """What a background model that no longer changes says of the training images.
+    """What a background model that no longer changes gives for the N training images, in memory or memory-mapped.
 
     Attributes:
-        images: N x 3 x H x W, float16 in [0, 1] or uint8, or None where they would not fit in memory.
-        components: Regions that differ from the background, or None where nothing is guided by them.
+        images: N x 3 x H x W, float16 in [0, 1] or uint8.
+        components: What differs from the background; None where there are no pseudo-labels.
     """
 
-    images: Tensor | None
-    components: Components | LiveComponents | None
+    images: Tensor
+    components: Components | None
 
-    def draw(self, indices: Tensor, mirrored: Tensor) -> Tensor | None:
-        """The backgrounds of a batch, B x 3 x H x W, or None."""
-        if self.images is None:
+    def draw(self, batch: Batch) -> Tensor:
+        """The backgrounds of a batch, B x 3 x H x W in [0, 1]."""
+        chosen = self.images[batch.indices.to(self.images.device)].to(batch.indices.device)
+        return mirror(chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen.float(), batch.mirrored)
+
+    def pseudo_labels(self, batch: Batch) -> Components | None:
+        """The components of a batch."""
+        if self.components is None:
             return None
-        chosen = self.images[indices]
-        return mirror(chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen.float(), mirrored)
+        home, device = self.components.labels.device, batch.indices.device
+        return self.components.take(batch.indices.to(home), batch.mirrored.to(home)).to(device)
 
 
 @torch.no_grad()
@@ -160,32 +156,72 @@ def freeze_background(
     model: BackgroundModel,
     batches: Batches,
     *,
-    regions: int,
+    limit: int,
+    folder: Path,
+    config: DiscoveryConfig,
     storage: str = "float16",
-    config: DiscoveryConfig = DEFAULT,
 ) -> FrozenBackground:
-    """Draw the background of every training image, and find the regions that differ from it.
-
-    Of images that stay on disk nothing is kept.
+    """Draw the background of every training image, and find the components that differ from it; each rank a part.
 
     Args:
         model: The trained background model.
         batches: The training images.
-        regions: R, how many regions of an image to find; 0: none.
-        storage: ``float16``, or ``uint8`` to round to 8 bits, as the reference's stored pictures are.
-        config: What components are.
+        limit: R, components of an image at most; 0: none are looked for.
+        folder: Where a memory-mapped file may lie; it has no name any more when this returns.
+        config: How components are found.
+        storage: ``float16``, or ``uint8`` to round to 8 bits as the reference does.
     """
     model.eval()
-    if batches.stored is not None:
-        return FrozenBackground(None, LiveComponents(model, batches, regions, config) if regions else None)
-    eight_bits = storage == "uint8"
-    keep = eight_bits or math.prod(batches.shape) * 2 <= CACHE_BYTES  # in 8 bits they are as large as the images are
-    drawn, found = [], []
-    for images in batches.in_order():
-        background, predicted_error = model(images)
-        if keep:
-            drawn.append((background * 255).round().byte() if eight_bits else background.half())
-        if regions:
-            found.append(find_components(images, background, predicted_error, limit=regions, config=config))
-    components = Components.joined(found).to(batches.device) if regions else None
-    return FrozenBackground(torch.cat(drawn) if keep else None, components)
+    n, h, w = batches.shape[:3]
+    world, home, eight_bits = batches.world, batches.device, storage == "uint8"
+    dtype = torch.uint8 if eight_bits else torch.float16
+    mapped = n * h * w * (3 * dtype.itemsize + bool(limit)) > IN_MEMORY_BYTES
+
+    def room(*shape: int, dtype: torch.dtype) -> Tensor:
+        if mapped:
+            return _memory_mapped(folder / f"backgrounds-{world.rank}.part", shape, dtype)
+        return torch.empty(shape, dtype=dtype, device=home)
+
+    images = room(n, 3, h, w, dtype=dtype)
+    labels = room(n, h, w, dtype=torch.uint8) if limit else None
+    boxes, present = [], []
+    for start in range(0, n, AT_ONCE * world.size):
+        end = min(n, start + AT_ONCE * world.size)
+        # Parts of equal length: where images run out, the last one is repeated.
+        part = math.ceil((end - start) / world.size)
+        own = batches.take((start + world.rank * part + torch.arange(part)).clamp(max=n - 1))
+        background, predicted_error = model(own)
+        drawn = (background * 255).round().byte() if eight_bits else background.half()
+        images[start:end] = world.all_gather(drawn)[: end - start].to(images.device)
+        if labels is not None:
+            found = find_components(own, background, predicted_error, limit=limit, config=config)
+            labels[start:end] = world.all_gather(found.labels)[: end - start].to(labels.device)
+            boxes.append(world.all_gather(found.box)[: end - start])
+            present.append(world.all_gather(found.present.byte())[: end - start].bool())
+    if labels is None:
+        return FrozenBackground(images, None)
+    return FrozenBackground(
+        images, Components(torch.cat(boxes).to(labels.device), torch.cat(present).to(labels.device), labels)
+    )
+
+
+def _memory_mapped(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor on the CPU in a file without a name, which the system removes with the tensor, however the process ends.
+
+    Raises:
+        UserError: The file cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):  # a disk that is full is noticed now and not by a signal
+                os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
+        tensor = torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype).view(shape)
+    except OSError as error:
+        raise UserError(
+            f"the backgrounds of the training images do not fit in '{path.parent}' ({error.strerror}): free"
+            f" {math.prod(shape) * dtype.itemsize / 1e9:.1f} GB there"
+        ) from None
+    finally:
+        path.unlink(missing_ok=True)
+    return tensor

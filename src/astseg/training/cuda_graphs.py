@@ -1,4 +1,4 @@
-"""Parts of a training step that a GPU replays: recorded once as CUDA graphs, forth and back, and started as a whole.
+"""Parts of a training step that a GPU replays: forward and backward recorded once as CUDA graphs, launched as a whole.
 
 At 128x128 and 64 images a step of the smallest Segformer is some 1,700 short kernels, and starting them one by one from
 Python takes several times as long as they run (docs/results.md). The numbers are those of the same step not recorded.
@@ -24,10 +24,10 @@ from astseg.model.astseg import AstSeg
 from astseg.model.encoder import Encoder
 from astseg.types import ObjectLatents, SceneOutput
 
-__all__ = ["Locating", "Replayed", "Scene"]
+__all__ = ["LocateStep", "Recorded", "RenderStep"]
 
 
-class Replayed:
+class Recorded:
     """A module in training, run in a given precision, and on a GPU replayed."""
 
     def __init__(self, module: nn.Module, *, precision: str, graphs: bool) -> None:
@@ -70,7 +70,7 @@ class Replayed:
         # is bound to another stream than the one that is recorded.
         samples = (
             *(one.detach().requires_grad_() for one in learning.values()),
-            *(tensor.detach().clone() for tensor in tensors),
+            *(tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in tensors),
         )
         try:
             with torch.random.fork_rng([tensors[0].device]), warnings.catch_warnings():
@@ -107,8 +107,8 @@ class _InPrecision(nn.Module):
             return result
 
 
-class Scene(nn.Module):
-    """A model's forward in training: without layers, with slot pruning, with tensors alone going in and out."""
+class RenderStep(nn.Module):
+    """A model's forward in training over a given background: without layers, with slot pruning, in and out tensors."""
 
     def __init__(self, model: AstSeg, *, pruning_margin: float = 0.0) -> None:
         """Wrap a model.
@@ -121,15 +121,14 @@ class Scene(nn.Module):
         self.model = model
         self.pruning_margin = pruning_margin
 
-    def forward(self, images: Tensor, *background: Tensor) -> tuple[Tensor, ...]:
-        """Images B x 3 x H x W, and the background of the same shape where it is known -> see :meth:`output`."""
-        behind = background[0] if background else self.model.background_model(images)[0]
+    def forward(self, images: Tensor, background: Tensor) -> tuple[Tensor, ...]:
+        """Images and their backgrounds, both B x 3 x H x W -> see :meth:`output`."""
         latents, attention = self.model.encoder.locate(images)
         active = None
         if self.pruning_margin:
             active = self.model.renderer.active(latents.log_activation, self.pruning_margin)
-            active = active | ~active.any()  # while nothing is on yet, everything is still to be learnt
-        output = self.model.render(images, behind, latents, attention, layers=False, active=active)
+            active = active | ~active.any()  # while no slot is active yet, everything is still to be learnt
+        output = self.model.render(images, background, latents, attention, layers=False, active=active)
         latents = output.latents
         return (
             latents.position,
@@ -157,8 +156,8 @@ class Scene(nn.Module):
         )
 
 
-class Locating(nn.Module):
-    """The encoder without the second look, the same way."""
+class LocateStep(nn.Module):
+    """The encoder without the glimpse encoder, the same way."""
 
     def __init__(self, encoder: Encoder) -> None:
         """Wrap an encoder."""

@@ -1,9 +1,9 @@
-"""What a training does about trouble: numbers that are not finite, and a model that has collapsed.
+"""Divergence: losses or gradients that are not finite, and a model that has collapsed.
 
 Numbers that are not finite never reach the weights: the step that has them is given up, its batch is kept for study,
-and the training goes back to its last state and on from there with half the learning rate, three times at most.
+and the training rolls back to its last state and goes on from there with half the learning rate, three times at most.
 
-A collapse is not an error, since some models come back from it. It is told, with what to try.
+A collapse is not an error, since some models recover. It is reported, with what to try.
 """
 
 from __future__ import annotations
@@ -22,25 +22,23 @@ from astseg.runs.folder import RunFolder
 from astseg.runs.tensors import save_tensors
 from astseg.training.logging import Reporter
 
-__all__ = ["DivergedError", "DivergenceMonitor", "rate_factor", "roll_back"]
+__all__ = ["DivergedError", "DivergenceMonitor", "learning_rate_factor", "roll_back"]
 
 MAX_ROLLBACKS = 3
-"""So often a run goes back to its last state before it gives up."""
 
-LOWER = 0.5
-"""Factor of the learning rate at each of these times."""
+ROLLBACK_FACTOR = 0.5
+"""Of the learning rate, at each rollback."""
 
-LOOKS = (0.3, 0.5, 0.7, 0.9)
-"""Parts of the steps at which a batch is looked at for a collapse. Before the first, an empty picture is no bad
-sign."""
+COLLAPSE_CHECKS = (0.3, 0.5, 0.7, 0.9)
+"""Fractions of the steps at which a batch is checked for a collapse. Before the first, no object is no bad sign."""
 
 ALL_FOREGROUND = 0.98
-"""Part of the pixels; beyond it the slots have taken the background too."""
+"""Fraction of the pixels beyond which the slots explain the background too."""
 
 NO_OBJECT = (
     "no object is active: every pixel of a batch is background. If the pictures do have objects: see whether the"
-    " background in panels/latest.png is without them (fewer background.steps if not), raise objects.pseudo_label_weight or"
-    " objects.pseudo_label_steps, or lower model.background_log_activation"
+    " background in panels/latest.png is without them (fewer background.steps if not), raise"
+    " objects.pseudo_label_weight or objects.pseudo_label_steps, or lower model.background_log_activation"
 )
 NO_BACKGROUND = (
     "all pixels are foreground: the slots draw the background too. See whether the background in panels/latest.png is"
@@ -58,28 +56,27 @@ class DivergedError(UserError):
     """
 
     def __init__(self, phase: str, step: int, terms: Mapping[str, float]) -> None:
-        """Say what happened."""
+        """Name the phase, the step and what is not finite."""
         self.phase, self.step, self.terms = phase, step, dict(terms)
-        told = ", ".join(f"{name} is {value}" for name, value in terms.items())
-        super().__init__(
-            f"the training has diverged in phase '{phase}', step {step}: {told}; start again with a lower learning rate"
-        )
+        named = ", ".join(f"{name} is {value}" for name, value in terms.items())
+        where = f"phase '{phase}', step {step}"
+        super().__init__(f"the training has diverged in {where}: {named}; start again with a lower learning rate")
 
 
 class DivergenceMonitor:
-    """Looks after the steps of one loop."""
+    """Checks the steps of one stage."""
 
     def __init__(self, run: RunFolder, reporter: Reporter, *, seed: int) -> None:
-        """Watch over a run.
+        """Begin with the first step of a stage.
 
         Args:
             run: Where batches are kept for study.
-            reporter: Where a collapse is told.
-            seed: Of the batches, for the record.
+            reporter: Where a collapse is reported.
+            seed: Of the run, for the record.
         """
         self.run, self.reporter, self.seed = run, reporter, seed
-        self.factor = rate_factor(run)
-        self.looks: int | None = None
+        self.factor = learning_rate_factor(run)
+        self.checks: int | None = None
 
     def check(
         self, phase: str, step: int, losses: Mapping[str, Tensor], model: nn.Module, batch: Sequence[Tensor]
@@ -117,53 +114,55 @@ class DivergenceMonitor:
         )
         raise error
 
-    def look(self, phase: str, step: int, progress: float, weights: Sequence[Tensor]) -> None:
-        """After a rendered step: now and then see whether the model has collapsed, and tell it.
+    def check_collapse(self, phase: str, step: int, progress: float, weights: Sequence[Tensor]) -> None:
+        """Now and then, report it if the model has collapsed.
 
         Args:
             phase: Where the run stands.
             step: Number of the step, from 0.
             progress: Part of the loop that is done, in [0, 1].
-            weights: Layer weights of the batch in equal parts, each B x L x H x W.
+            weights: Layer weights of the batch in equal parts, each B x L x H x W; none before anything is rendered.
         """
-        due = sum(progress >= part for part in LOOKS)
-        before, self.looks = self.looks, due
+        if not weights:
+            return
+        due = sum(progress >= part for part in COLLAPSE_CHECKS)
+        before, self.checks = self.checks, due
         if before is None or due <= before:
             return
         foreground = sum(float((part.argmax(dim=1) > 0).float().mean()) for part in weights) / len(weights)
         if 0 < foreground <= ALL_FOREGROUND:
             return
-        self.reporter.say(f"phase '{phase}', step {step + 1}: {NO_BACKGROUND if foreground else NO_OBJECT}")
+        self.reporter.print(f"phase '{phase}', step {step + 1}: {NO_BACKGROUND if foreground else NO_OBJECT}")
 
 
-def rate_factor(run: RunFolder) -> float:
-    """What the learning rates of a run are multiplied by, after its rollbacks."""
-    return LOWER ** len(_rollbacks(run))
+def learning_rate_factor(run: RunFolder) -> float:
+    """Factor on the learning rates of a run, after its rollbacks."""
+    return ROLLBACK_FACTOR ** len(_rollbacks(run))
 
 
 def roll_back(run: RunFolder, reporter: Reporter, error: DivergedError) -> None:
-    """Bring the log back to the last state, and note that the run goes on from there with a lower rate.
+    """Cut the log back to the last state, and note that the run goes on from there with a lower learning rate.
 
     Raises:
-        UserError: That was done three times already.
+        UserError: That was done :data:`MAX_ROLLBACKS` times already.
     """
     rollbacks = _rollbacks(run)
-    told = str(error).rpartition(";")[0]
+    reason = str(error).rpartition(";")[0]
     if len(rollbacks) >= MAX_ROLLBACKS:
         raise UserError(
-            f"{told}; {MAX_ROLLBACKS} times the run went back and on with half the rate, in vain: look at the batches in"
-            f" '{run.path / 'divergence'}', and start a new run with a lower learning rate"
+            f"{reason}; {MAX_ROLLBACKS} times the run went back and on with half the rate, in vain: look at the batches"
+            f" in '{run.path / 'divergence'}', and start a new run with a lower learning rate"
         ) from None
     state = run.load_state()
     phase, step = ("background", 0) if state is None else (state.phase, state.step)
     terms = {name: repr(value) for name, value in error.terms.items()}
     entry = {"phase": error.phase, "step": error.step, "not_finite": terms, "back_to": {"phase": phase, "step": step}}
     write_json(run.path / "divergence" / "rollbacks.json", [*rollbacks, entry])
-    reporter.forget()
+    reporter.discard()
     run.trim_log(phase, step)
-    reporter.say(
-        f"{told}; the batch is in '{run.path / 'divergence'}'; going back to phase '{phase}', step {step},"
-        f" and on with {LOWER ** (len(rollbacks) + 1):g} of the rate"
+    reporter.print(
+        f"{reason}; the batch is in '{run.path / 'divergence'}'; going back to phase '{phase}', step {step},"
+        f" and on with {ROLLBACK_FACTOR ** (len(rollbacks) + 1):g} of the rate"
     )
 
 

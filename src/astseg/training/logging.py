@@ -1,4 +1,4 @@
-"""What a training run says: a line on the screen, every number in ``log.jsonl``, TensorBoard on request."""
+"""The log of a training: a line on the screen, every number in ``log.jsonl``, TensorBoard on request."""
 
 from __future__ import annotations
 
@@ -42,15 +42,12 @@ def spelled_time(seconds: float) -> str:
 
 
 class Reporter:
-    """Collects the numbers of each step and tells them now and then.
-
-    Use as a context manager. Without a log path it only checks that losses are finite.
-    """
+    """Collects the losses of each step, and logs and prints their means now and then; a context manager."""
 
     def __init__(
         self, log_path: Path | None = None, *, console: Console | None = None, tensorboard: Path | None = None
     ) -> None:
-        """Say where to tell them.
+        """Nothing is logged yet.
 
         Args:
             log_path: ``log.jsonl``, appended to; None: no log.
@@ -87,13 +84,13 @@ class Reporter:
         if self.writer is not None:
             self.writer.close()
 
-    def say(self, line: str) -> None:
-        """A line that stays on the screen."""
+    def print(self, line: str) -> None:
+        """Print a line that stays on the screen."""
         if self.console is not None:
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def note(self, entry: dict[str, Any]) -> None:
-        """A line of the log that is not a step's: the figures of a picture. ``phase`` and ``step`` say when it was."""
+        """A line of the log that is not a step's: the metrics of a panel, with its ``phase`` and ``step``."""
         self._log(entry)
 
     def step(
@@ -107,7 +104,7 @@ class Reporter:
         seconds: float,
         **settings: float,
     ) -> None:
-        """Take note of a step.
+        """Add the losses of a step.
 
         Args:
             phase: Name of the loop.
@@ -116,7 +113,7 @@ class Reporter:
             steps: Steps of the whole loop.
             losses: Named losses.
             seconds: Seconds spent on the loop.
-            settings: What else the log should hold: rates and weights.
+            settings: What else is logged: learning rate and weights.
 
         Raises:
             UserError: A loss is not finite.
@@ -133,12 +130,12 @@ class Reporter:
         if (step + 1) % LOG_EVERY == 0 or position + 1 >= steps:
             self.flush()
 
-    def forget(self) -> None:
-        """Drop the steps that have not been told yet: the training goes back behind them."""
+    def discard(self) -> None:
+        """Drop the steps that have not been logged yet: the training rolls back behind them."""
         self.sums, self.count = {}, 0
 
     def flush(self) -> None:
-        """Tell the steps that have not been told yet: before a state is saved, and at the end of a loop.
+        """Log the steps that have not been logged yet: before a state is saved, and at the end of a loop.
 
         Raises:
             UserError: A loss is not finite.
@@ -175,17 +172,17 @@ class Reporter:
     def _show(self, step: int, position: int, steps: int, means: Mapping[str, float], seconds: float) -> None:
         if self.console is None:
             return
-        told = [f"{self.phase:<10} step {step} ({100 * position // steps} %)"]
+        parts = [f"{self.phase:<10} step {step} ({100 * position // steps} %)"]
         timed, elapsed = step - self.begin[1], seconds - self.begin[0]
-        if timed > 0 and elapsed > 0:  # the first step of a phase, slower than the rest, tells nothing of them
+        if timed > 0 and elapsed > 0:  # not of the first step of a phase, which is slower than the others
             pace = position / seconds  # schedule steps a second: the clock may be ahead of the steps
-            told += [f"{timed / elapsed:.1f} steps/s", f"{spelled_time((steps - position) / pace)} left"]
-        line = "  ".join([*told, *(f"{name} {value:.4g}" for name, value in means.items())])
+            parts += [f"{timed / elapsed:.1f} steps/s", f"{spelled_time((steps - position) / pace)} left"]
+        line = "  ".join([*parts, *(f"{name} {value:.4g}" for name, value in means.items())])
         if self.live is not None:
             self.live.update(Text(line, overflow="ellipsis", no_wrap=True))
         elif time.monotonic() - self.printed >= PRINT_SECONDS or position >= steps:
             self.printed = time.monotonic()
-            self.say(line)
+            self.print(line)
             sys.stdout.flush()
 
 

@@ -39,7 +39,7 @@ def pseudo_label_losses(
     model: AstSeg,
     located: tuple[ObjectLatents, Tensor],
     images: Tensor,
-    backgrounds: Tensor | None,
+    backgrounds: Tensor,
     components: Components,
     config: Config,
 ) -> dict[str, Tensor]:
@@ -49,7 +49,7 @@ def pseudo_label_losses(
         model: The model.
         located: Latents and attention before the glimpse encoder (:meth:`astseg.model.encoder.Encoder.locate`).
         images: The batch, B x 3 x H x W in [0, 1].
-        backgrounds: The same without objects, where they are known already.
+        backgrounds: The same without objects.
         components: The components of the images.
         config: Settings.
     """
@@ -72,9 +72,6 @@ def pseudo_label_losses(
         with torch.autocast(images.device.type, torch.bfloat16, enabled=lowered):
             return model.glimpses(seen, attended, where, scale)
 
-    if backgrounds is None:
-        with torch.no_grad():
-            backgrounds, _ = model.background_model(images)
     losses["glimpse"] = glimpse_loss(
         draw,
         images,

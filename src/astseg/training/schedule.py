@@ -12,16 +12,21 @@ rate formula at ``step + 1`` (the first iteration does not run at rate 0), and `
 from __future__ import annotations
 
 import math
+import time
 from typing import Literal
 
+from astseg.config import ObjectsConfig
+
 __all__ = [
+    "Clock",
     "Phase",
     "background_beta",
     "background_learning_rate",
-    "cosine_rate",
+    "cosine_learning_rate",
     "entropy_weight",
     "pseudo_label_weight",
     "learning_rate",
+    "object_learning_rate",
     "parsimony_weight",
     "phase",
 ]
@@ -56,7 +61,7 @@ def learning_rate(
     return decay * rate
 
 
-def cosine_rate(step: int, *, rate: float, warmup: int, steps: int, floor: float = 0.02) -> float:
+def cosine_learning_rate(step: int, *, rate: float, warmup: int, steps: int, floor: float = 0.02) -> float:
     """Learning rate of the objects that falls along half a cosine from the first step on; not in the paper.
 
     With s = step + 1: ``rate * min(1, s / warmup) ** 2 * (floor + (1 - floor) * (1 + cos(pi * s / steps)) / 2)``.
@@ -71,6 +76,14 @@ def cosine_rate(step: int, *, rate: float, warmup: int, steps: int, floor: float
     counted = step + 1
     warm = min(1.0, counted / warmup) ** 2 if warmup else 1.0
     return rate * warm * (floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, counted / steps))) / 2)
+
+
+def object_learning_rate(step: int, config: ObjectsConfig) -> float:
+    """The learning rate of the objects in the form that the settings ask for."""
+    rate, warmup, steps = config.learning_rate, config.warmup, config.steps
+    if config.decay == "cosine":
+        return cosine_learning_rate(step, rate=rate, warmup=warmup, steps=steps)
+    return learning_rate(step, rate=rate, warmup=warmup, steps=steps, decay_at=config.decay_from)
 
 
 def entropy_weight(step: int, *, weight: float, ramp: int) -> float:
@@ -101,7 +114,7 @@ def parsimony_weight(step: int, *, weight: float, ramp: int, steps: int) -> floa
 
 
 def pseudo_label_weight(step: int, *, weight: float, steps: int) -> float:
-    """Weight of the blob guidance: ``weight * (1 - step / steps) ** 2``; not in the paper.
+    """Weight of the pseudo-label loss: ``weight * (1 - step / steps) ** 2``; not in the paper.
 
     Args:
         step: Finished iterations, 0 or more.
@@ -155,8 +168,8 @@ def phase(step: int, *, scenario: str, frozen_steps: int, pseudo_label_steps: in
     """What the training of the objects trains in the iteration that follows ``step`` finished ones.
 
     1. Baseline training (BT): ``joint``, objects and background, from the first iteration;
-    2. curriculum training (CT), step < pseudo_label_steps: ``pseudo_labels``, encoder and glimpses apart, by guidance (not in the
-       paper);
+    2. curriculum training (CT), step < pseudo_label_steps: ``pseudo_labels``, encoder and glimpses apart from each
+       other, by pseudo-labels alone (not in the paper);
     3. curriculum training, step < frozen_steps: ``objects``, the background model frozen;
     4. curriculum training from there on: ``joint``.
 
@@ -165,8 +178,8 @@ def phase(step: int, *, scenario: str, frozen_steps: int, pseudo_label_steps: in
     Args:
         step: Finished iterations, 0 or more.
         scenario: ``baseline`` or ``curriculum``.
-        frozen_steps: Iterations with the background model frozen, the guided ones among them; only the curriculum has
-            them.
+        frozen_steps: Iterations with the background model frozen, those of ``pseudo_labels`` among them; only the
+            curriculum has them.
         pseudo_label_steps: Iterations without rendering.
     """
     assert scenario in ("baseline", "curriculum"), f"unknown scenario {scenario!r}"
@@ -175,3 +188,29 @@ def phase(step: int, *, scenario: str, frozen_steps: int, pseudo_label_steps: in
     if scenario == "curriculum" and step < frozen_steps:
         return "objects"
     return "joint"
+
+
+class Clock:
+    """How far a loop has come, by its steps and by the time it may take."""
+
+    def __init__(self, steps: int, *, minutes: float | None, seconds: float = 0.0) -> None:
+        """Start the clock.
+
+        Args:
+            steps: Steps of the whole loop.
+            minutes: Time limit of the whole loop; None: none.
+            seconds: Seconds already spent on it, before it was interrupted.
+        """
+        self.steps = steps
+        self.limit = math.inf if minutes is None else minutes * 60
+        self.begin = time.monotonic() - seconds
+
+    def seconds(self) -> float:
+        """Seconds spent on the loop."""
+        return time.monotonic() - self.begin
+
+    def position(self, step: int) -> int:
+        """The step at which the schedules stand: that of the counter, or that of the time, whichever is ahead."""
+        if self.limit == math.inf:
+            return step
+        return max(step, int(self.steps * self.seconds() / self.limit) if self.limit > 0 else self.steps)

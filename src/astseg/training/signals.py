@@ -1,10 +1,10 @@
-"""Ctrl-C and a polite kill wait for the end of the step, so that what is saved is whole."""
+"""Ctrl-C and SIGTERM wait for the end of the step, so that what is saved is whole."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 
 __all__ = ["StopRequest"]
 
@@ -18,17 +18,17 @@ class StopRequest:
         self._handlers: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopRequest:
-        """Start to listen; in a thread that may not, do nothing."""
+        """Install the handlers; in a thread that may not, do nothing."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Put the former handlers back."""
-        self._restore()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._handlers = {}
 
     def obey(self) -> None:
         """Stop here, if that was asked for.
@@ -41,9 +41,4 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-        self._handlers = {}
+        self.__exit__()

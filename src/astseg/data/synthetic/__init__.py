@@ -1,1 +1,1 @@
-"""Synthetic scenes with their masks."""
+"""Made-up scenes with their masks."""

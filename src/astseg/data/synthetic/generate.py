@@ -1,19 +1,19 @@
-"""Synthetic scenes with exact masks, in memory or as a folder, for demos, tests and benchmarks.
+"""Made-up scenes with exact masks, in memory or as a folder, for demos, tests and benchmarks.
 
 Two families stand for the two kinds of data the method knows: ``desk`` is a fixed camera whose light changes, ``rooms``
-a background that differs in every image. Scene ``index`` of a seed is the same whatever the number of processes.
+a background that differs in every image. The pixels of scene ``index`` of a seed are the same on every machine,
+whatever the number of processes, and the same scene at another size of the same aspect ratio looks the same.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,20 +23,37 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from astseg.data.formats.png import PALETTE
-from astseg.data.synthetic.scene import FAMILIES, SyntheticScene, check_arguments, render_scene
+from astseg.data.synthetic.scene import FAMILIES, SyntheticObject, SyntheticScene, checked_raster, render_scene
+from astseg.data.synthetic.shapes import MAXIMUM_RADIUS, MINIMUM_RADIUS
 from astseg.errors import UserError
-from astseg.runs.atomic import cannot_write
 from astseg.types import SceneArrays
 
-__all__ = ["FAMILIES", "SyntheticScene", "SyntheticScenes", "render_scene", "render_scenes", "write_scenes"]
+__all__ = [
+    "FAMILIES",
+    "SyntheticObject",
+    "SyntheticScene",
+    "SyntheticScenes",
+    "render_scene",
+    "render_scenes",
+    "write_scenes",
+]
 
 _CHUNK = 50
-_SCENES_A_FOLDER = 1000
-_MEDIUM, _LARGE = 0.1033, 0.1267  # radii in short sides: thirds of their range
+_FOLDER_SIZE = 1000
 _COMPRESSION = 2  # of 9: twice as fast as the usual 6, files a few percent larger
+# Names and colours of the CLEVR palette, for the json; a label's colour in the mask files comes from the same list.
+_COLOUR_NAMES = {
+    "red": (173, 35, 35),
+    "blue": (42, 75, 215),
+    "green": (29, 105, 20),
+    "yellow": (255, 238, 51),
+    "purple": (129, 38, 192),
+    "cyan": (41, 208, 208),
+    "brown": (129, 74, 25),
+    "gray": (87, 87, 87),
+}
 
-_Result = TypeVar("_Result")
+_Chunk = TypeVar("_Chunk")
 
 
 @dataclass(frozen=True)
@@ -61,7 +78,7 @@ def render_scenes(
     backgrounds: bool = False,
     max_objects: int = 6,
 ) -> SyntheticScenes:
-    """Render the scenes start .. start + count - 1 of a seed into memory.
+    """Render the scenes start .. start + count - 1 of a seed into memory; same result for any number of processes.
 
     Args:
         family: A name of :data:`FAMILIES`.
@@ -77,19 +94,22 @@ def render_scenes(
     Raises:
         UserError: An argument is outside its range.
     """
-    raster = check_arguments(
+    raster = checked_raster(
         family, seed=seed, start=start, count=count, size=size, max_objects=max_objects, processes=processes
     )
-    shape = (count, *raster.shape)
+    shape = (count, raster.height, raster.width)
     images, labels = np.empty((*shape, 3), np.uint8), np.empty(shape, np.uint8)
     behind = np.empty((*shape, 3), np.uint8) if backgrounds else None
-    render = partial(_render, family, {"seed": seed, "size": raster.shape, "max_objects": max_objects})
-    for number, scene in enumerate(_each(render, range(start, start + count), processes)):
-        images[number], labels[number] = scene.image, scene.labels
-        if behind is not None:
-            behind[number] = scene.background
+    work = partial(
+        _render_chunk, family=family, seed=seed, size=shape[1:], backgrounds=backgrounds, max_objects=max_objects
+    )
+    for numbers, (some_images, some_labels, some_behind) in _in_chunks(work, start, count, processes):
+        place = slice(numbers.start - start, numbers.stop - start)
+        images[place], labels[place] = some_images, some_labels
+        if behind is not None and some_behind is not None:
+            behind[place] = some_behind
     names = tuple(_name(family, index) for index in range(start, start + count))
-    source = f"synthetic {family} scenes {start} to {start + count - 1} of seed {seed}"
+    source = f"made-up {family} scenes {start} to {start + count - 1} of seed {seed}"
     return SyntheticScenes(images=images, labels=labels, names=names, source=source, backgrounds=behind)
 
 
@@ -105,11 +125,11 @@ def write_scenes(
     max_objects: int = 6,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write scenes as a folder in the layout of CLEVRTEX, which any of its readers takes; or nothing at all.
+    """Write scenes as a folder in the layout of CLEVRTEX, which any of its readers takes.
 
-    ``OUT/desk_full/0/DESK_full_000000.png`` is the image, ``..._flat.png`` a palette image whose index is the label,
+    ``OUT/desk_full/0/DESK_full_000000.png`` is the image, ``..._flat.png`` a palette picture whose index is the label,
     ``....json`` the objects in label order; a new folder every 1000 scenes. ``OUT/README.md`` and ``OUT/scenes.json``
-    say how the scenes were made.
+    say how the scenes were made. All is written to a temporary folder beside OUT and renamed at the end.
 
     Args:
         out: Folder to make; it must not exist or be empty.
@@ -123,96 +143,152 @@ def write_scenes(
         progress: Called here with the number of scenes written so far, now and then, the last time with count.
 
     Raises:
-        UserError: An argument is outside its range, or OUT holds something or cannot be written.
+        UserError: An argument is outside its range, or OUT holds something.
     """
-    raster = check_arguments(
+    raster = checked_raster(
         family, seed=seed, start=start, count=count, size=size, max_objects=max_objects, processes=processes
     )
     out = Path(out).absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        what = "is not empty" if out.is_dir() else "is a file"
-        raise UserError(f"'{out}' {what}: expected a new or empty folder, give another name")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: expected a new or empty folder, give another name")
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"folder {out} is not empty: expected a new or empty one, give another name or remove it")
     unfinished = out.parent / f".{out.name}.unfinished-{os.getpid()}"
     try:
-        for number in range(start // _SCENES_A_FOLDER, (start + count - 1) // _SCENES_A_FOLDER + 1):
-            (unfinished / f"{family}_full" / str(number)).mkdir(parents=True)
-        write = partial(_write, unfinished, family, {"seed": seed, "size": raster.shape, "max_objects": max_objects})
-        for done, _ in enumerate(_each(write, range(start, start + count), processes), start=1):
+        unfinished.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot make folder {unfinished} ({error.strerror}): give another name for {out}") from error
+    try:
+        for first in range(start // _FOLDER_SIZE, (start + count - 1) // _FOLDER_SIZE + 1):
+            (unfinished / f"{family}_full" / str(first)).mkdir(parents=True)
+        shape = (raster.height, raster.width)
+        work = partial(_write_chunk, folder=unfinished, family=family, seed=seed, size=shape, max_objects=max_objects)
+        done = 0
+        for numbers, _ in _in_chunks(work, start, count, processes):
+            done += len(numbers)
             if progress is not None:
                 progress(done)
-        about = {"family": family, "seed": seed, "start": start, "count": count}
-        about |= {"size": raster.shape, "max_objects": max_objects}
-        (unfinished / "scenes.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        (unfinished / "README.md").write_text(_readme(about), encoding="utf-8")
-        unfinished.replace(out)  # an empty folder in its place gives way, one in use since then does not
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)  # nothing is there after a success
+        made = {
+            "family": family,
+            "seed": seed,
+            "start": start,
+            "count": count,
+            "size": list(shape),
+            "max_objects": max_objects,
+        }
+        (unfinished / "scenes.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+        (unfinished / "README.md").write_text(_readme(made), encoding="utf-8")
+        if out.is_dir():
+            out.rmdir()  # empty, as seen above; a folder in use since then stops us here
+        unfinished.rename(out)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
 
 
-def _each(work: Callable[[int], _Result], numbers: range, processes: int) -> Iterator[_Result]:
-    """What the work makes of each number, in order, here or in processes."""
-    processes = min(processes, -(-len(numbers) // _CHUNK))
+def _in_chunks(
+    work: Callable[[range], _Chunk], start: int, count: int, processes: int
+) -> Iterator[tuple[range, _Chunk]]:
+    """Do the work on the numbers start .. start + count - 1 in chunks, here or in processes; yield as they finish."""
+    stop = start + count
+    chunks = [range(first, min(first + _CHUNK, stop)) for first in range(start, stop, _CHUNK)]
+    processes = min(processes, len(chunks))
     if processes == 1:
-        yield from map(work, numbers)
+        for chunk in chunks:
+            yield chunk, work(chunk)
         return
-    # Workers touch only NumPy and Pillow, so forking beside loaded libraries is safe, and needs no guarded main module.
+    # Workers touch only numpy and Pillow, so forking beside loaded libraries is safe, and needs no guarded main module.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     executor = ProcessPoolExecutor(processes, mp_context=context)
     try:
-        yield from executor.map(work, numbers, chunksize=_CHUNK)
+        jobs = {executor.submit(work, chunk): chunk for chunk in chunks}
+        for job in as_completed(jobs):
+            yield jobs.pop(job), job.result()
     finally:
         executor.shutdown(cancel_futures=True)
 
 
-def _render(family: str, options: dict[str, Any], index: int) -> SyntheticScene:
-    return render_scene(family, index=index, **options)
+def _render_chunk(
+    numbers: range, *, family: str, seed: int, size: tuple[int, int], backgrounds: bool, max_objects: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Images, labels and backgrounds (or None) of some scenes, stacked."""
+    scenes = [render_scene(family, seed=seed, index=index, size=size, max_objects=max_objects) for index in numbers]
+    behind = np.stack([scene.background for scene in scenes]) if backgrounds else None
+    return np.stack([scene.image for scene in scenes]), np.stack([scene.labels for scene in scenes]), behind
 
 
-def _write(folder: Path, family: str, options: dict[str, Any], index: int) -> None:
-    """Write the files of a scene; the json comes last, so that a scene with a json is whole."""
-    scene = render_scene(family, index=index, **options)
-    stem = folder / f"{family}_full" / str(index // _SCENES_A_FOLDER) / _name(family, index)
-    Image.fromarray(scene.image).save(f"{stem}.png", compress_level=_COMPRESSION)
-    mask = Image.fromarray(scene.labels)
-    mask.putpalette(PALETTE.tobytes())
-    mask.save(f"{stem}_flat.png")
-    Path(f"{stem}.json").write_text(json.dumps(_description(scene, family, index), indent=1), encoding="utf-8")
+def _write_chunk(
+    numbers: range, *, folder: Path, family: str, seed: int, size: tuple[int, int], max_objects: int
+) -> None:
+    """Write the files of some scenes; the json comes last, so that a scene with a json is whole."""
+    palette = _mask_palette()
+    for index in numbers:
+        scene = render_scene(family, seed=seed, index=index, size=size, max_objects=max_objects)
+        stem = folder / f"{family}_full" / str(index // _FOLDER_SIZE) / _name(family, index)
+        Image.fromarray(scene.image).save(f"{stem}.png", compress_level=_COMPRESSION)
+        mask = Image.fromarray(scene.labels)
+        mask.putpalette(palette)
+        mask.save(f"{stem}_flat.png")
+        Path(f"{stem}.json").write_text(json.dumps(_scene_json(scene, family, index), indent=1), encoding="utf-8")
 
 
 def _name(family: str, index: int) -> str:
     return f"{family.upper()}_full_{index:06d}"
 
 
-def _description(scene: SyntheticScene, family: str, index: int) -> dict[str, Any]:
+def _mask_palette() -> bytes:
+    """256 RGB colours (so masks have 8 bits a pixel): black for the background, then the named ones over and over."""
+    colours = list(_COLOUR_NAMES.values())
+    return bytes([0, 0, 0]) + b"".join(bytes(colours[label % len(colours)]) for label in range(255))
+
+
+def _scene_json(scene: SyntheticScene, family: str, index: int) -> dict[str, Any]:
     """A scene in the words of CLEVRTEX, as far as they apply; ``pixel_coords`` ends with the rank from the front."""
     side, count = min(scene.labels.shape), len(scene.objects)
     objects = [
         {
-            "index": number,
             "shape": each.shape,
-            "size": "small" if each.radius < _MEDIUM else "medium" if each.radius < _LARGE else "large",
-            "color": "#" + bytes(round(255 * channel) for channel in each.colour).hex(),
+            "rotation": round(each.rotation, 3),
+            "size": ("small", "medium", "large")[
+                min(2, max(0, int((each.radius / side - MINIMUM_RADIUS) / (MAXIMUM_RADIUS - MINIMUM_RADIUS) * 3.0)))
+            ],
+            "pixel_coords": [int(each.x), int(each.y), float(count - number)],
+            "index": number + 1,
+            "color": _colour_name(each.colour),
             "material": "glossy" if each.gloss > 0.35 else "matte",
-            "rotation": round(math.degrees(each.angle), 3),
-            "pixel_coords": [int(each.x * side), int(each.y * side), float(count + 1 - number)],
-            "radius": round(each.radius * side, 3),
+            "rgb": list(each.colour),
+            "radius": round(each.radius, 3),
         }
-        for number, each in enumerate(scene.objects, start=1)
+        for number, each in enumerate(scene.objects)
     ]
-    about = {"num_objects": count, "split": "full", "image_index": index, "ground_material": family}
-    return {**about, "image_filename": f"{_name(family, index)}.png", "objects": objects}
+    return {
+        "num_objects": count,
+        "split": "full",
+        "image_index": index,
+        "image_filename": f"{_name(family, index)}.png",
+        "ground_material": family,
+        "objects": objects,
+    }
 
 
-def _readme(about: dict[str, Any]) -> str:
+def _colour_name(colour: tuple[int, int, int]) -> str:
+    """The nearest named colour, by the sum of absolute differences."""
+    return min(
+        _COLOUR_NAMES, key=lambda name: sum(abs(a - b) for a, b in zip(colour, _COLOUR_NAMES[name], strict=True))
+    )
+
+
+def _readme(made: dict[str, Any]) -> str:
     """What a folder of scenes says of itself to a person."""
-    return """# Synthetic {family} scenes
+    family, first, last = made["family"], made["start"], made["start"] + made["count"] - 1
+    height, width = made["size"]
+    return f"""# Made-up scenes: {family}
 
-{count} scenes of {size[0]}x{size[1]} pixels (height x width), from number {start} of seed {seed} on, with 0 to
-{max_objects} objects each, rendered by astseg with the settings in `scenes.json`.
+{made["count"]} scenes of {height}x{width} pixels (height x width), numbers {first} to {last} of seed {made["seed"]},
+with 0 to {made["max_objects"]} objects each. Drawn by a program (astseg): the numbers in `scenes.json` give the same
+pixels again on any machine.
 
-The layout is that of CLEVRTEX: `{family}_full/N/{name}_full_NNNNNN.png` is the image, `..._flat.png` a palette image
-whose index is the object (0 background), `....json` lists the objects in the order of these numbers, from back to
-front. The last of the three `pixel_coords` is the rank from the front (1 = nothing lies on top).
-""".format(**about, name=about["family"].upper())
+The layout is that of CLEVRTEX: `{family}_full/N/{family.upper()}_full_NNNNNN.png` is the image, `..._flat.png` a
+palette picture whose index is the object (0 background), `....json` lists the objects in the order of these numbers,
+lowest first. The last of the three `pixel_coords` is the rank from the front (1 = nothing lies on top).
+"""

@@ -1,7 +1,7 @@
-"""A synthetic video with exact masks: objects that move over the desk, in front of and behind each other.
+"""A made-up video with exact masks: objects that move over the desk, in front of and behind each other.
 
-They go straight on at their own speeds and turn back at the borders of the image. Their order in depth does not change.
-Every object keeps its label, also while it is wholly hidden.
+They go straight on at their own speeds and turn back at the borders of the image. Which lies above which does not
+change. Every object keeps its label, also when it is wholly hidden for some frames.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from astseg.data.synthetic.backgrounds import DESK_COLOURS, random_light
-from astseg.data.synthetic.objects import SyntheticObject, random_object
-from astseg.data.synthetic.scene import FAMILIES, check_arguments, draw_scene
+from astseg.data.synthetic.backgrounds import DESK_COLOURS, draw_light
+from astseg.data.synthetic.exact import RandomStream
+from astseg.data.synthetic.paint import outline
+from astseg.data.synthetic.scene import checked_raster, draw_scene, label_map
+from astseg.data.synthetic.shapes import PlacedObject, Raster, draw_object
 from astseg.types import SceneArrays
 
 __all__ = ["render_video"]
 
-_SLOWEST, _FASTEST = 0.006, 0.022  # short sides a frame
+_SLOWEST, _FASTEST = 0.006, 0.022
+"""Short sides a frame."""
 
 
 def render_video(*, seed: int, frames: int, size: int | tuple[int, int], objects: int = 4) -> SceneArrays:
@@ -35,24 +38,39 @@ def render_video(*, seed: int, frames: int, size: int | tuple[int, int], objects
     Raises:
         UserError: An argument is outside its range.
     """
-    raster = check_arguments("desk", seed=seed, count=frames, size=size, max_objects=objects)
-    generator = np.random.default_rng([seed, 0, len(FAMILIES)])
-    light = random_light(generator, raster)
-    things: list[SyntheticObject] = []
+    raster = checked_raster("desk", seed=seed, start=0, count=frames, size=size, max_objects=objects)
+    # Scenes of the same seed take the numbers below; a video has a stream of its own far above them.
+    stream = RandomStream(family_number=0, seed=seed, index=(1 << 63) + seed % (1 << 32))
+    light = draw_light(stream, raster)
+    things: list[PlacedObject] = []
     for _ in range(objects):
-        things.append(random_object(generator, avoid=[*DESK_COLOURS, *(thing.colour for thing in things)]))
-    starts = generator.random((objects, 2))
-    speeds = generator.uniform(_SLOWEST, _FASTEST, (objects, 2)) * generator.choice([-1, 1], (objects, 2))
-    free = np.reshape([np.subtract(raster.extent, 2 * thing.radius) for thing in things], (objects, 2))
-    shape = (frames, *raster.shape)
+        things.append(draw_object(stream, avoid=[*DESK_COLOURS, *(thing.colour for thing in things)]))
+    starts = [(stream.between(0, 1), stream.between(0, 1)) for _ in things]
+    speeds = [tuple(_signed(stream) for _ in range(2)) for _ in things]
+    shape = (frames, raster.height, raster.width)
     images, labels = np.empty((*shape, 3), np.uint8), np.empty(shape, np.uint8)
     for number in range(frames):
-        there = (starts * free + number * speeds) % (2 * free)
-        there = np.minimum(there, 2 * free - there)
         placed = [
-            replace(thing, x=thing.radius + x, y=thing.radius + y) for thing, (x, y) in zip(things, there, strict=True)
+            _moved(thing, start, (speed[0] * number, speed[1] * number), raster)
+            for thing, start, speed in zip(things, starts, speeds, strict=True)
         ]
-        scene = draw_scene(placed, raster, light)
-        images[number], labels[number] = scene.image, scene.labels
+        outlines = [outline(each, raster) for each in placed]
+        labels[number] = label_map(outlines, raster)
+        images[number] = draw_scene(placed, outlines, labels[number], raster, None, light).image
     names = [f"{number:06d}" for number in range(frames)]
-    return SceneArrays(images, labels, names, f"synthetic desk video of seed {seed}")
+    return SceneArrays(images, labels, names, f"made-up desk video of seed {seed}")
+
+
+def _signed(stream: RandomStream) -> float:
+    """A speed along one axis."""
+    return stream.between(_SLOWEST, _FASTEST) * (1 if stream.integer(2) else -1)
+
+
+def _moved(thing: PlacedObject, start: tuple[float, float], way: tuple[float, float], raster: Raster) -> PlacedObject:
+    """An object after some way from a start, given as a part of the room it has along each axis."""
+    place = []
+    for begin, along, side in zip(start, way, raster.extent, strict=True):
+        room = side - 2 * thing.radius
+        there = (begin * room + along) % (2 * room)
+        place.append(thing.radius + min(there, 2 * room - there))
+    return replace(thing, x=place[0], y=place[1])
