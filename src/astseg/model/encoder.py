@@ -121,7 +121,7 @@ class Encoder(nn.Module):
             slots: K.
             scale_numbers: S, 1 (isotropic) or 2.
             scale_range: Smallest and largest inverse scale.
-            glimpse_encoder: Reads the appearance from the crop of each slot; None, as published: it is pooled like the rest.
+            glimpse_encoder: Reads the appearance from the crop of each slot; None, as published: it is pooled.
             reference: Read the activation where the reference does (:func:`split_latents`).
         """
         super().__init__()
@@ -136,7 +136,7 @@ class Encoder(nn.Module):
     def encode_glimpses(
         self, images: Tensor, latents: ObjectLatents, attention: Tensor, drawn: Tensor | None = None
     ) -> ObjectLatents:
-        """Latents with the appearance that the glimpse encoder reads, where there is one; drawn: B x K, for which slots."""
+        """Latents with the appearance that a glimpse encoder reads, of the drawn slots (B x K; None: of all)."""
         if self.glimpse_encoder is None:
             return latents
         where, scale = latents.position, latents.scale
