@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from astseg.errors import UserError
 from astseg.model.background_colours import COLOURS, ColourMixture, View
-from astseg.model.layers import convolve_transposed
 
 __all__ = [
     "BackgroundModel",
@@ -191,7 +190,7 @@ class _PositionedConvolution(nn.Module):
     def _convolve(self, features: Tensor, weight: Tensor) -> Tensor:
         plan = self.plan
         if self.transposed:
-            return convolve_transposed(features, weight, None, plan.stride, plan.padding, plan.output_padding)
+            return functional.conv_transpose2d(features, weight, None, plan.stride, plan.padding, plan.output_padding)
         return functional.conv2d(features, weight, None, plan.stride, plan.padding)
 
 

@@ -79,8 +79,8 @@ def background_loss(
     """Robust reconstruction of the background: pixels that look like foreground are weighted down (AE-NE).
 
     With e the error of a pixel (smooth L1, summed over RGB), the loss is the mean over images and pixels of
-    ``(e + smooth_l1(predicted error, e / 3)) * weight``; no gradient goes through e in the second term, and none through
-    the weight.
+    ``(e + smooth_l1(predicted error, e / 3)) * weight``; no gradient goes through e in the second term or
+    through the weight.
 
     Args:
         images: B x 3 x H x W in [0, 1].

@@ -116,9 +116,8 @@ class DecodeHead(nn.Module):
         fusions = self.linear_fuse.weight.flatten(1).chunk(len(stages), dim=1)[::-1]  # D x D each, coarsest first
         fused: Tensor | None = None
         for maps, projection, fusion in zip(stages, self.linear_projections, fusions, strict=True):
-            linear = projection["proj"]
             with full_precision(maps.device):  # what is rounded to half precision is the product, not its factors
-                weight, bias = fusion @ linear.weight, fusion @ linear.bias
+                weight, bias = (fusion @ projection.get_parameter(f"proj.{name}") for name in ("weight", "bias"))
             maps = F.conv2d(maps, weight[..., None, None], bias)
             fused = maps if fused is None else fused + F.interpolate(maps, size=fused.shape[-2:], mode="bilinear")
         out: Tensor = self.classifier(self.dropout(F.relu(self.batch_norm(fused))))
