@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from astseg.model.fast.compositing import draw_and_blend, draw_and_compare
+from astseg.model.fast.compositing import draw_and_blend
 from astseg.model.ops import at_least_float32, blend_layers, full_precision, place_glimpses, shapes_are_fixed
 from astseg.types import ObjectLatents
 
@@ -149,10 +149,9 @@ class Renderer(nn.Module):
         behind = self.background_activation()
         if not layers:
             glimpses = self._glimpses(latents.appearance, drawn)
-            places = (latents.position, latents.scale, latents.log_activation, background, behind)
-            if images is None:
-                return Rendering(None, None, *draw_and_blend(glimpses, *places, drawn=drawn))
-            return Rendering(None, None, *draw_and_compare(glimpses, *places, images, drawn=drawn))
+            places = latents.position, latents.scale, latents.log_activation
+            blended = draw_and_blend(glimpses, *places, background, behind, images=images, drawn=drawn)
+            return Rendering(None, None, *blended)
         glimpses = self._glimpses(latents.appearance)
         placed = at_least_float32(place_glimpses(glimpses, latents.position, latents.scale, image_size=self.image_size))
         colours, masks = placed[:, :, :3], placed[:, :, 3]
