@@ -38,7 +38,7 @@ def glimpse_channels(image_size: tuple[int, int], width: int = 1) -> tuple[int, 
 
 
 class Rendering(NamedTuple):
-    """What the renderer makes of B images.
+    """Output of the renderer for B images.
 
     Attributes:
         layers: B x K x 3 x H x W in [0, 1], each object's colours where its glimpse lies, 0 outside; None where they
@@ -46,8 +46,8 @@ class Rendering(NamedTuple):
         masks: B x K x H x W in [0, 1], each object's own mask before occlusion; None without layers.
         weights: B x L x H x W, sum to one over the layers, 0 = background.
         reconstruction: B x 3 x H x W in [0, 1].
-        errors: B x L x H x W, squared errors of each layer's colours, summed over RGB, without a gradient; anything
-            where its weight is 0. None where there were no images to hold them against.
+        errors: B x L x H x W, squared errors of each layer's colours, summed over RGB, without a gradient; undefined
+            where its weight is 0. None where no images were given.
     """
 
     layers: Tensor | None
@@ -84,7 +84,7 @@ class GlimpseGenerator(nn.Sequential):
 
 
 class Renderer(nn.Module):
-    """Algorithm 2: draw every object, place it, settle occlusions, mix."""
+    """Algorithm 2: generate every glimpse, place it (spatial transformer), settle occlusions, mix the layers."""
 
     def __init__(
         self,
@@ -142,8 +142,8 @@ class Renderer(nn.Module):
         Args:
             latents: The objects of B images.
             background: B x 3 x H x W in [0, 1].
-            images: B x 3 x H x W in [0, 1], what the colours of the layers are held against; None: they are not.
-            layers: Whether layers and masks are wanted too. Training does without: they are most of the cost.
+            images: B x 3 x H x W in [0, 1], what the colours of the layers are compared with, or None.
+            layers: Whether layers and masks are returned too; they are most of the cost, and training does without.
             drawn: B x K, which objects are drawn (:meth:`active`); only without layers.
         """
         behind = self.background_activation()
