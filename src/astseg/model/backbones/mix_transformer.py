@@ -189,7 +189,7 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0:
             return branch
         kept = torch.rand(len(branch), *[1] * (branch.ndim - 1), device=branch.device) >= self.rate
-        return branch * kept / (1 - self.rate)
+        return branch * (kept / (1 - self.rate))
 
 
 def _convolve(convolution: nn.Module, maps: Tensor) -> Tensor:

@@ -119,8 +119,8 @@ class DecodeHead(nn.Module):
             with full_precision(maps.device):  # what is rounded to half precision is the product, not its factors
                 weight, bias = (fusion @ projection.get_parameter(f"proj.{name}") for name in ("weight", "bias"))
             maps = F.conv2d(maps, weight[..., None, None], bias)
-            fused = maps if fused is None else fused + F.interpolate(maps, size=fused.shape[-2:], mode="bilinear")
-        out: Tensor = self.classifier(self.dropout(F.relu(self.batch_norm(fused))))
+            fused = maps if fused is None else fused.add_(F.interpolate(maps, size=fused.shape[-2:], mode="bilinear"))
+        out: Tensor = self.classifier(self.dropout(F.relu(self.batch_norm(fused), inplace=True)))
         return out
 
 
