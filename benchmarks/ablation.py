@@ -27,6 +27,7 @@ from astseg.config import Config, override
 from astseg.config.device import default_device
 from astseg.data import load_scenes
 from astseg.evaluation.evaluate import evaluate
+from astseg.inference.pipeline import Pipeline
 from astseg.model.astseg import AstSeg, build
 from astseg.model.background import BackgroundModel
 from astseg.runs.folder import RunFolder
@@ -104,7 +105,7 @@ def reduced(plan: Plan) -> Config:
                 "decay": "cosine",
                 "entropy_ramp": plan.steps // 2,
                 "pseudo_label_steps": plan.steps // 3 if plan.guidance else 0,
-                "pseudo_label_weight": plan.pseudo_label_weight,
+                "pseudo_label_weight": plan.guidance,
                 "pseudo_label_decay": 2 * plan.steps,
                 "precision": precision,
             },
@@ -140,7 +141,7 @@ def run_variant(
         if step % every == 0 or step == plan.steps:
             assert isinstance(now, AstSeg)
             begun = time.perf_counter()
-            means = evaluate(now, plan.test).mean
+            means = evaluate(Pipeline(now), plan.test).mean
             curve.append({"step": step, **{name: round(means[name], 4) for name in ("ari_fg", "miou", "mse")}})
             measuring += time.perf_counter() - begun
 
@@ -210,9 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         load_scenes(options.data, size=options.size, selection=selection, max_label=options.slots)
         for selection in (options.train, options.test)
     )
-    plan = Plan(
-        train, test, options.slots, options.steps, options.background_steps, options.points, options.pseudo_label_weight
-    )
+    plan = Plan(train, test, options.slots, options.steps, options.background_steps, options.points, options.guidance)
     results = run_all(plan, out=options.out, seeds=options.seeds)
     (options.out / "table.md").write_text(table(results) + "\n")
     curves = {name: [result["curve"] for result in results if result["variant"] == name] for name in VARIANTS}

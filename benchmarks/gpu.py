@@ -93,8 +93,8 @@ def parts(options: argparse.Namespace, *, half: bool) -> dict[str, Callable[[], 
 
     def renderer() -> None:
         with autocast():
-            _, _, weights, reconstruction, _ = model.renderer(latents, background, layers=False)
-        paper_loss(weights, reconstruction, images).backward()
+            rendering = model.renderer(latents, background, layers=False)
+        paper_loss(rendering.weights, rendering.reconstruction, images).backward()
 
     def optimiser() -> None:
         optimizer.step()

@@ -51,11 +51,13 @@ def main() -> None:
         series = {"one case": {1: tuple(options.only)}}
     rows = []
     for varied, cases in series.items():
-        told = {n: child(options, case) for n, case in cases.items()}
+        values = {n: child(options, case) for n, case in cases.items()}
         for n, case in cases.items():
-            rows.append([varied, case[0], f"{case[1]}x{case[2]}", case[3], told[n]["seconds"], told[n]["megabytes"]])
+            rows.append(
+                [varied, case[0], f"{case[1]}x{case[2]}", case[3], values[n]["seconds"], values[n]["megabytes"]]
+            )
         if len(cases) > 1:
-            slopes = [slope(list(cases), [told[n][what] for n in cases]) for what in ("seconds", "megabytes")]
+            slopes = [slope(list(cases), [values[n][what] for n in cases]) for what in ("seconds", "megabytes")]
             rows.append([f"slope in {varied}", "", "", "", *(f"{value:.2f}" for value in slopes)])
     print_table(["varied", "K", "size", "batch", "seconds", "MB"], rows)
 

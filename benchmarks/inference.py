@@ -3,15 +3,13 @@
     python benchmarks/inference.py --threads 2
     python benchmarks/inference.py --runs runs/demo
 
-``as in training`` is the forward of a training step as the algorithms have it: every object drawn on the whole image,
-in float32, with what the way back needs. ``ours`` is what is run where only labels are asked for: no gradients,
-nothing drawn for objects that are off, an object drawn where it lies, a batch in as many parts as suit the processor's
-caches; ``compiled`` programs made ahead of time for the processor (:mod:`astseg.inference.compiled`); ``bfloat16`` either
-with its backbone in that. The ways are timed in turn, round by round. With run folders their trained models are
-measured, and the share of pixels whose label is another than in float32 without programs; otherwise models with fresh
-weights, some of whose objects (``--on``) are near enough to the background's activation to be drawn, and whose labels
-say nothing. A run that has proposals makes them too, last: training knows none, and the pictures of fresh models,
-random numbers, have no regions.
+``training's forward`` draws every object on the whole image, in float32, and keeps what a gradient needs; the other
+ways are :class:`astseg.inference.pipeline.Pipeline`: no gradients, nothing drawn for pruned slots, an object drawn
+where it lies, a batch in as many parts as suit the processor's caches; in ``bfloat16`` for the backbone's part. The
+ways are timed in turn, round by round. With run folders their trained models are measured, and the share of pixels
+whose label differs from that in float32; otherwise models with fresh weights, some of whose objects (``--on``) are near
+enough to the background's activation to be drawn, and whose labels mean nothing. A run that has proposals is measured
+without them first.
 """
 
 from __future__ import annotations
@@ -19,18 +17,18 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 import torch
-from astseg.inference.compiled import CompiledModel
 from torch import Tensor, nn
 
-from astseg.config import override
+from astseg.config import InferenceConfig, override
 from astseg.config.presets import preset
-from astseg.inference.pipeline import at_once, inference
+from astseg.inference.pipeline import Pipeline
 from astseg.model.astseg import AstSeg, build
 from astseg.runs.folder import load_model
 from measuring import machine, print_table, timed
@@ -53,17 +51,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--compile", action="store_true", help="also ours compiled ahead of time, on a CPU")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(machine(options.device))
     rows = []
-    for name, model in models(options):
-        size, proposals = model.renderer.image_size, model.proposals
+    for name, model, config in models(options):
+        size = model.renderer.image_size
+        model = model.to(options.device).eval()
         for batch in options.batches:
-            images = pictures(options, batch, size)
-            model = model.to(options.device).eval()
-            ways = forwards(model, images.to(options.device), proposals=proposals, compiled=options.compile)
+            images = pictures(options, batch, size).to(options.device)
+            ways = forwards(model, config, images)
             seconds: dict[str, list[float]] = {way: [] for way in ways}
             for _ in range(options.rounds):
                 for way, run in ways.items():
@@ -73,39 +70,40 @@ def main() -> None:
             labels = {way: run() for way, run in ways.items()}
             for way, each in seconds.items():
                 slow = quantiles(each, n=100, method="inclusive")[98]
-                plain = "ours float32 with proposals" if "proposals" in way else "as in training"
+                plain = "pipeline float32 with proposals" if "proposals" in way else "pipeline float32"
                 changed = float((labels[way] != labels[plain]).float().mean())
                 rows.append(
                     [f"{name} {size[0]}x{size[1]}", batch, way, batch / median(each), 1e3 * median(each), 1e3 * slow]
-                    + [median(seconds["as in training"]) / median(each), f"{100 * changed:.3f} %"]
+                    + [median(seconds["training's forward"]) / median(each), f"{100 * changed:.3f} %"]
                 )
     print_table(
         ["model", "batch", "forward", "images/s", "p50 ms", "p99 ms", "times faster", "labels that differ"], rows
     )
 
 
-def models(options: argparse.Namespace) -> Iterator[tuple[str, AstSeg]]:
-    """Named models: those of run folders, or fresh ones of every backbone and size."""
+def models(options: argparse.Namespace) -> Iterator[tuple[str, AstSeg, InferenceConfig]]:
+    """Names, models and settings of inference: those of run folders, or fresh ones of every backbone and size."""
     if options.runs:
         for folder in options.runs:
-            model, config = load_model(folder)
-            yield config.model.backbone, model
+            model, config, _ = load_model(folder)
+            yield config.model.backbone, model, config.inference
         return
     for backbone in options.backbones:
         for side in options.sizes:
-            settings: dict[str, Any] = {"backbone": backbone, "image_size": (side, side), "proposals": False}
+            settings: dict[str, Any] = {"backbone": backbone, "image_size": (side, side)}
+            config = override(preset("small"), {"model": settings, "inference": {"proposals": False}})
             torch.manual_seed(0)
-            model = build(override(preset("small"), {"model": settings}).model)
+            model = build(config.model)
             with torch.no_grad():  # all objects are drawn, of the size of an eighth of the side
                 model.encoder.refinement.projection.bias[2:4] = -1.0
                 activation = model.encoder.refinement.projection.bias[4:5]
                 activation += model.renderer.background_log_activation
             model.encoder.refinement = _SomeOff(model.encoder.refinement, model.encoder.slots, options.on)
-            yield backbone, model
+            yield backbone, model, config.inference
 
 
 class _SomeOff(nn.Module):
-    """A refinement that leaves the first slots as they are and says of the others that they are off."""
+    """A refinement that leaves the first slots as they are and switches the others off."""
 
     offsets: Tensor
 
@@ -132,35 +130,17 @@ def pictures(options: argparse.Namespace, batch: int, size: tuple[int, int]) -> 
     return images_to_tensor(load_scenes(options.images, selection=f":{batch}", size=size).images)
 
 
-def forwards(
-    model: AstSeg, images: Tensor, *, proposals: bool, compiled: bool = False
-) -> dict[str, Callable[[], Tensor]]:
-    """Ways from images to labels B x H x W; each sets the model's proposals and precision for itself."""
+def forwards(model: AstSeg, config: InferenceConfig, images: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """Ways from images to labels B x H x W."""
 
-    def as_in_training() -> Tensor:
-        model.proposals, model.encoder.precision = False, "float32"
-        labels: Tensor = model(images).responsibilities.argmax(dim=1)
-        return labels
+    def labels(pipeline: Pipeline) -> Tensor:
+        parts = images.split(pipeline.batch_size(len(images)))
+        return torch.cat([pipeline(part).responsibilities.max(dim=1).indices for part in parts])
 
-    together = at_once(model, len(images))
-
-    def ours(*, precision: str, proposing: bool, runs: CompiledModel | None = None) -> Tensor:
-        model.proposals, model.encoder.precision = proposing, precision
-        with inference(model):
-            outputs = [
-                runs(part) if runs and len(part) == together else model(part, layers=False)
-                for part in images.split(together)
-            ]
-            return torch.cat([output.responsibilities.max(dim=1).indices for output in outputs])
-
-    ways: dict[str, Callable[[], Tensor]] = {"as in training": as_in_training}
-    for proposing, precision in itertools.product([False, True] if proposals else [False], ["float32", "bfloat16"]):
-        name = f" {precision}" + " with proposals" * proposing
-        way = partial(ours, precision=precision, proposing=proposing)
-        ways[f"ours{name}"] = way
-        if compiled:
-            model.proposals, model.encoder.precision = proposing, precision
-            ways[f"compiled{name}"] = partial(way, runs=CompiledModel(model, together))
+    ways: dict[str, Callable[[], Tensor]] = {"training's forward": lambda: model(images).weights.argmax(dim=1)}
+    for proposals, precision in itertools.product(sorted({False, config.proposals}), ["float32", "bfloat16"]):
+        pipeline = Pipeline(model, replace(config, proposals=proposals), precision=precision)
+        ways[f"pipeline {precision}" + " with proposals" * proposals] = partial(labels, pipeline)
     return ways
 
 

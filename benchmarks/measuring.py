@@ -49,7 +49,7 @@ def timed(run: Callable[[], Any], *, device: str, repeats: int, clock: str, warm
 
 
 def peak_memory(run: Callable[[], Any], *, device: str) -> float:
-    """MB that a call needs at its peak beyond what was held before it; NaN where the system does not tell."""
+    """MB that a call needs at its peak beyond what was held before it; Linux alone resets its mark of the peak."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -74,8 +74,8 @@ def in_a_process_of_its_own(script: str, arguments: Sequence[str]) -> dict[str, 
     result = subprocess.run(
         [sys.executable, script, *arguments], stdout=subprocess.PIPE, text=True, check=True
     ).stdout.splitlines()
-    told: dict[str, Any] = json.loads(result[-1])
-    return told
+    values: dict[str, Any] = json.loads(result[-1])
+    return values
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

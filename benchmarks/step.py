@@ -4,11 +4,10 @@
     python benchmarks/step.py --device cuda --backbone segformer-b3 --batch 64 --compile
 
 Images and backgrounds are random numbers and the background is given, as in phase 2 of the curriculum. The plain step
-(``plain.py``) uses the same weights; before anything is timed, both must give the same result and the same gradients.
-On a GPU ``replayed`` is ours as training runs it there, recorded as CUDA graphs (:mod:`astseg.training.cuda_graphs`).
-Each variant runs in a process of its own; with ``--clock cpu`` the processor time of that process counts, which on a
-core shared with other work is what the time would be without it. With ``--keep-heap`` memory is kept from step to step
-(:mod:`astseg.heap`), in the plain steps too; the column MB, what a step needs beyond that, then says nothing.
+(:mod:`astseg.model.reference`) uses the same weights; before anything is timed, both must give the same result and the
+same gradients. On a GPU ``replayed`` is ours as training runs it there, recorded as CUDA graphs
+(:mod:`astseg.training.cuda_graphs`). Each variant runs in a process of its own; with ``--clock cpu`` its processor time
+counts, which on a core shared with other work is what the time would be without it.
 """
 
 from __future__ import annotations
@@ -22,16 +21,15 @@ from statistics import median
 from typing import Any
 
 import torch
-from astseg.heap import keep_heap
 from torch import Tensor
 
 from astseg.config import ModelConfig
 from astseg.model.astseg import AstSeg, build
+from astseg.model.reference import plain_losses, plain_maps, plain_scene
 from astseg.training.cuda_graphs import Recorded, RenderStep
 from astseg.training.losses import pixel_entropy_loss, reconstruction_loss
 from astseg.types import SceneOutput
 from measuring import in_a_process_of_its_own, machine, peak_memory, print_table, timed
-from plain import plain_losses, plain_scene
 
 ENTROPY_WEIGHT = 1e-2
 PRECISIONS = ("float32", "bfloat16")
@@ -52,14 +50,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--compile", action="store_true", help="also our step through torch.compile")
-    parser.add_argument("--keep-heap", action="store_true", help="freed memory stays, as the command line has it")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
     parser.add_argument("--only", help=argparse.SUPPRESS)  # one variant, as JSON: what the child processes run
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.only:
-        if options.keep_heap:
-            keep_heap()
         print(json.dumps(measured(options)))
         return
     print(machine(options.device))
@@ -68,11 +63,11 @@ def main() -> None:
     forms = [*["replayed"] * options.device.startswith("cuda"), *["compiled"] * options.compile]
     variants = [*options.variants, *(f"{form} {precision}" for form in forms for precision in PRECISIONS)]
     print("; ".join(f"difference of {name}: {value:.2g}" for name, value in differences(options).items()))
-    told = {}
+    results = {}
     for name in variants:
-        told[name] = in_a_process_of_its_own(__file__, [*child, "--only", name])
-        print(f"{name}: {told[name]['seconds']:.3g} s", flush=True)
-    first = told[variants[0]]
+        results[name] = in_a_process_of_its_own(__file__, [*child, "--only", name])
+        print(f"{name}: {results[name]['seconds']:.3g} s", flush=True)
+    first = results[variants[0]]
     print_table(
         ["step", "seconds", "fastest", "times faster", "MB", "of its memory", "backbone", "rest", "optimiser"],
         [
@@ -85,14 +80,12 @@ def main() -> None:
                 one["megabytes"] / first["megabytes"],
                 *(f"{100 * one[part] / one['seconds']:.0f} %" for part in ("backbone", "rest", "optimiser")),
             ]
-            for name, one in told.items()
+            for name, one in results.items()
         ],
     )
 
 
 def _flag(name: str, value: Any) -> list[str]:
-    if name == "keep_heap":
-        return ["--keep-heap"] * value
     if name in ("only", "compile", "variants") or value is None:
         return []
     return [f"--{name}", *(str(one) for one in (value if isinstance(value, list | tuple) else [value]))]
@@ -202,10 +195,8 @@ def measured(options: argparse.Namespace) -> dict[str, float]:
 
     def backbone() -> None:
         with context():
-            if form == "plain" and hasattr(model.encoder.backbone, "complete_model"):
-                maps = model.encoder.backbone.complete_model(images).logits
-            else:
-                maps = model.encoder.backbone(images)
+            network = model.encoder.backbone
+            maps = plain_maps(network, images) if form == "plain" else network(images)
         maps.float().square().mean().backward()
 
     repeated = partial(timed, device=options.device, repeats=options.steps, clock=options.clock)

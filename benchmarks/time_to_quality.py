@@ -42,12 +42,11 @@ PUBLISHED = {
         "refinement": "paper",
         "glimpse_width": 1,
         "background_form": "paper",
-        "pruning_margin": 0.0,
-        "colour_std": 0.0,
-        "proposals": False,
     },
+    "inference": {"colour_std": 0.0, "proposals": False},
     "background": {"ramp": [0.0, 0.0]},
     "objects": {
+        "pruning_margin": 0.0,
         "pseudo_label_steps": 0,
         "pseudo_label_weight": 0.0,
         "parsimony_weight": 0.0,
@@ -62,14 +61,14 @@ PUBLISHED = {
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "small": {},
     "varying": {"model": {"background_form": "varying"}},
-    "faint objects drawn": {"model": {"pruning_margin": 0.0}},
-    "without guided steps": {"model": {"proposals": False}, "objects": {"pseudo_label_steps": 0}},
-    "without a second look": {"model": {"glimpse_crop": 0, "proposals": False}},
-    "without proposals": {"model": {"proposals": False}},
+    "without slot pruning": {"objects": {"pruning_margin": 0.0}},
+    "without pseudo-label steps": {"inference": {"proposals": False}, "objects": {"pseudo_label_steps": 0}},
+    "without a glimpse encoder": {"model": {"glimpse_crop": 0}, "inference": {"proposals": False}},
+    "without proposals": {"inference": {"proposals": False}},
     "six slots": {"model": {"slots": 6}},
-    "without parsimony": {"model": {"proposals": False}, "objects": {"parsimony_weight": 0.0}},
-    "without any guidance": {
-        "model": {"proposals": False},
+    "without parsimony": {"inference": {"proposals": False}, "objects": {"parsimony_weight": 0.0}},
+    "without pseudo-labels": {
+        "inference": {"proposals": False},
         "objects": {"pseudo_label_steps": 0, "pseudo_label_weight": 0.0},
     },
     "paper": PUBLISHED,
@@ -90,7 +89,7 @@ def run(
     def point(model: AstSeg, phase: str, step: int) -> None:
         nonlocal measuring
         start = time.perf_counter()
-        means = evaluate(Pipeline(model), test).mean
+        means = evaluate(Pipeline(model, config.inference), test).mean
         figures = {name: round(means[name], 4) for name in ("ari_fg", "miou", "mse", "slots_used")}
         done = round((start - begun - measuring) / 60, 3)
         curve.append({"minutes": done, "phase": phase, "step": step, "images": seen, **figures})

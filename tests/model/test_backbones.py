@@ -12,14 +12,9 @@ from torch import Tensor, nn
 from astseg.config import BACKBONES
 from astseg.errors import UserError
 from astseg.model.backbones import build_backbone
-from astseg.model.backbones.segformer import (
-    MIX_TRANSFORMERS,
-    Segformer,
-    _RectifyAndDrop,
-    decode,
-    encode,
-    licence_notice,
-)
+from astseg.model.backbones.mix_transformer import MIX_TRANSFORMERS, DropPath
+from astseg.model.backbones.pretrained import body_weights
+from astseg.model.backbones.segformer import Segformer, licence_notice
 from astseg.model.backbones.small_cnn import SmallCNN
 from astseg.model.backbones.unet import UNet, unet_widths
 
@@ -82,10 +77,6 @@ def segformer_b0(out_channels: int = 14) -> Segformer:
     return Segformer("b0", out_channels=out_channels, classifier_dropout=0.0, drop_path=0.0)
 
 
-def stages_of(backbone: Segformer, images: Tensor) -> tuple[Tensor, ...]:
-    return backbone.complete_model.segformer(images, output_hidden_states=True).hidden_states
-
-
 # Segformer
 
 
@@ -113,13 +104,13 @@ def test_segformer_tensors_carry_the_reference_names() -> None:
 
 
 def test_segformer_golden_rule_a() -> None:
-    # These values come from the reference; they change only if transformers changes what Segformer computes.
+    # These values come from the reference; nothing of ours may change them.
     values = np.load(GOLDEN / "one_step.npz")
     backbone = segformer_b0()
     fill_by_rule_a(backbone)
     images = images_of(values)
     backbone.eval()
-    for i, stage in enumerate(stages_of(backbone, images)):
+    for i, stage in enumerate(backbone.complete_model.segformer(images)):
         assert_near(stage[0, ::4], values[f"stage{i}_sub"], 3e-4)
     maps = backbone(images)
     assert_near(maps[..., ::2, ::2], values["eval_feature_map_sub"], 5e-5)
@@ -134,7 +125,7 @@ def test_segformer_golden_rule_b() -> None:
     fill_by_rule_b(backbone)
     images = images_of(values)
     backbone.eval()
-    for i, stage in enumerate(stages_of(backbone, images)):
+    for i, stage in enumerate(backbone.complete_model.segformer(images)):
         assert_near(stage[0, ::4], values[f"stage{i}_sub"], 1e-5)
     assert_near(backbone(images)[..., ::2, ::2], values["eval_feature_map_sub"], 5e-5)
     assert_near(backbone.train()(images)[..., ::2, ::2], values["feature_map_sub"], 5e-5)
@@ -152,7 +143,7 @@ def test_padding_for_segformer_leaves_large_images_alone() -> None:
     backbone = segformer_b0().eval()
     images = torch.rand(1, 3, 29, 45)
     complete = backbone.complete_model
-    assert torch.equal(backbone(images), decode(complete.decode_head, encode(complete.segformer, images)))
+    assert torch.equal(backbone(images), complete.decode_head(complete.segformer(images)))
 
 
 def test_padding_for_segformer_repeats_the_last_row_and_column() -> None:
@@ -206,6 +197,20 @@ def test_weights_come_from_a_folder_whatever_its_head(checkpoints: Path, head: s
     assert loaded.keys() == expected.keys()
     assert all(torch.equal(loaded[name], expected[name]) for name in expected)
     assert backbone.complete_model.decode_head.classifier.out_channels == 12
+
+
+def test_weights_come_from_a_pickled_checkpoint_too(checkpoints: Path, tmp_path: Path) -> None:
+    """As NVIDIA's are on the hub."""
+    from safetensors.torch import load_file
+
+    source = checkpoints / "SegformerForImageClassification"
+    (tmp_path / "config.json").write_bytes((source / "config.json").read_bytes())
+    torch.save(load_file(source / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    backbone = Segformer("b0", out_channels=5)
+    expected = backbone.complete_model.segformer.state_dict()
+    loaded, same = (body_weights(str(path), "b0", expected) for path in (tmp_path, source))
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[name], same[name]) for name in expected)
 
 
 @pytest.mark.parametrize(
@@ -414,85 +419,82 @@ def test_single_segformer_image_in_training() -> None:
     assert maps.isfinite().all()
 
 
-def segformer(**settings: float) -> Segformer:
+# transformers as the oracle
+
+
+def in_transformers(backbone: Segformer, size: str) -> Any:
+    """The model of the package transformers with the same weights, in float64, without anything random."""
+    import transformers
+
+    shape = MIX_TRANSFORMERS[size]
+    config = transformers.SegformerConfig(
+        depths=shape.depths,
+        hidden_sizes=shape.widths,
+        decoder_hidden_size=shape.decoder_width,
+        num_labels=backbone.complete_model.decode_head.classifier.out_channels,
+        classifier_dropout_prob=0.0,
+        drop_path_rate=0.0,
+    )
+    model = transformers.SegformerForSemanticSegmentation(config).double()
+    model.load_state_dict(backbone.double().complete_model.state_dict())
+    return model.train(backbone.training)
+
+
+@pytest.mark.parametrize(("name", "size"), [("b0", (36, 44)), ("b0", (64, 40)), ("b1", (33, 47))])
+def test_stages_maps_and_gradients_are_those_of_transformers(name: str, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    return Segformer("b0", out_channels=5, **settings)
-
-
-@pytest.mark.parametrize("size", [(36, 44), (64, 40)])
-def test_the_body_gives_the_stages_and_gradients_of_transformers(size: tuple[int, int]) -> None:
-    body = segformer(drop_path=0.5).double().train().complete_model.segformer
-    images = torch.rand(3, 3, *size, dtype=torch.float64, requires_grad=True)
-    torch.manual_seed(1)
-    expected = body(images, output_hidden_states=True).hidden_states
-    torch.manual_seed(1)  # the same blocks are skipped
-    got = encode(body, images)
-    given = [images, *body.parameters()]
-    arriving = [torch.randn_like(maps) for maps in expected]
-    for one, other in zip(got, expected, strict=True):
+    backbone = Segformer(name, out_channels=5, classifier_dropout=0.0, drop_path=0.0).double()
+    oracle = in_transformers(backbone, name)
+    images = torch.rand(2, 3, *size, dtype=torch.float64)
+    expected = oracle(images, output_hidden_states=True)
+    stages = backbone.complete_model.segformer(images)
+    for one, other in zip(stages, expected.hidden_states, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
         assert one.is_contiguous(memory_format=torch.channels_last)
-    gradients = (torch.autograd.grad(maps, given, arriving) for maps in (got, expected))
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+    maps = backbone.complete_model.decode_head(stages)
+    torch.testing.assert_close(maps, expected.logits, rtol=1e-9, atol=1e-9)
+    arriving = torch.randn_like(maps)
+    names = [tensor_name for tensor_name, _ in backbone.complete_model.named_parameters()]
+    assert names == [tensor_name for tensor_name, _ in oracle.named_parameters()]
+    ours = torch.autograd.grad(maps, list(backbone.parameters()), arriving)
+    theirs = torch.autograd.grad(expected.logits, list(oracle.parameters()), arriving)
+    for tensor_name, one, other in zip(names, ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9, msg=tensor_name)
 
 
-@pytest.mark.parametrize("size", [(36, 44), (64, 40)])
-def test_the_head_in_another_order_gives_the_same_maps_and_gradients(size: tuple[int, int]) -> None:
-    backbone = segformer(classifier_dropout=0.0).double()
-    head = backbone.complete_model.decode_head
-    head.train()
-    widths = MIX_TRANSFORMERS["b0"].widths
-    stages = [
-        torch.randn(2, width, -(-size[0] // 2**i), -(-size[1] // 2**i), dtype=torch.float64, requires_grad=True)
-        for i, width in enumerate(widths, start=2)
-    ]
-    given = [*stages, *head.parameters()]
-    expected, got = head(stages), decode(head, stages)
-    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
-    arriving = torch.randn_like(expected)
-    for one, other in zip(
-        torch.autograd.grad(got, given, arriving), torch.autograd.grad(expected, given, arriving), strict=True
-    ):
-        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+def test_fresh_weights_are_drawn_as_in_transformers() -> None:
+    """Each tensor has the mean and the standard deviation that it has there."""
+    torch.manual_seed(0)
+    backbone = Segformer("b0", out_channels=5)
+    import transformers
+
+    oracle = transformers.SegformerForSemanticSegmentation(transformers.SegformerConfig(num_labels=5))
+    for (name, ours), theirs in zip(backbone.complete_model.named_parameters(), oracle.parameters(), strict=True):
+        for one, other in zip((ours.mean(), ours.std()), (theirs.mean(), theirs.std()), strict=True):
+            torch.testing.assert_close(one, other, rtol=0.25, atol=0.004, equal_nan=True, msg=name)
+
+
+def test_drop_path_rates_grow_linearly() -> None:
+    backbone = Segformer("b0", out_channels=5, drop_path=0.7)
+    rates = [module.rate for module in backbone.modules() if isinstance(module, DropPath)]
+    assert rates == pytest.approx([i / 10 for i in range(8)])
+
+
+def test_drop_path_leaves_out_whole_images_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    drop = DropPath(0.25)
+    branch = torch.rand(1000, 3, 5) + 1
+    out = drop(branch)
+    kept = (out != 0).any(dim=2).any(dim=1)
+    assert kept.float().mean().item() == pytest.approx(0.75, abs=0.05)
+    torch.testing.assert_close(out[kept], branch[kept] / 0.75)
+    assert not out[~kept].any()
+    assert drop.eval()(branch) is branch
 
 
 def test_dropout_of_the_head_has_its_own_mode() -> None:
-    backbone = segformer(drop_path=0.0).train()
+    backbone = Segformer("b0", out_channels=5, drop_path=0.0)
     images = torch.rand(2, 3, 32, 36)
     assert not torch.equal(backbone(images), backbone(images))
     backbone.complete_model.decode_head.dropout.eval()
     assert torch.equal(backbone(images), backbone(images))
-
-
-def test_a_large_batch_is_decoded_a_few_images_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone = segformer().double().eval()
-    images = torch.rand(5, 3, 32, 36, dtype=torch.float64)
-    expected = backbone(images)
-    monkeypatch.setattr("astseg.model.backbones.segformer.FUSED_NUMBERS", 2 * 256 * 8 * 9)
-    seen: list[int] = []
-    backbone.complete_model.decode_head.batch_norm.register_forward_hook(lambda _, __, maps: seen.append(len(maps)))
-    torch.testing.assert_close(backbone(images), expected, rtol=1e-9, atol=1e-9)
-    assert seen == [2, 2, 1]
-    backbone.train()(images)  # where all images of a batch are normalised together
-    assert seen[3:] == [5]
-
-
-def test_rectified_and_dropped() -> None:
-    torch.manual_seed(0)
-    features = torch.randn(3, 16, 31, 33).to(memory_format=torch.channels_last).requires_grad_()
-    result = _RectifyAndDrop.apply(features, 0.25)
-    assert result.stride() == features.stride()
-    positive = features.detach() > 0
-    kept = result > 0
-    assert not kept[~positive].any()
-    assert kept[positive].float().mean().item() == pytest.approx(0.75, abs=0.01)
-    torch.testing.assert_close(result[kept], features[kept] / 0.75)
-    (gradient,) = torch.autograd.grad(result.sum(), features)
-    torch.testing.assert_close(gradient, kept / 0.75)
-    assert torch.equal(_RectifyAndDrop.apply(features, 0.0), features.clamp_min(0))
-
-
-def test_gradient_of_rectifying_without_dropping() -> None:
-    features = torch.randn(2, 3, 5, 7, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda values: _RectifyAndDrop.apply(values, 0.0), features)

@@ -38,7 +38,7 @@ def test_what_was_read_is_the_background_behind_an_object() -> None:
     images, empty = rooms(50, with_object=True)
     palette = ColourMixture(SIZE, 16)
     palette.start_from(images)
-    view = palette.look(images)
+    view = palette.pool(images)
     nothing = torch.zeros(())
     mixed = palette.mix(view, torch.zeros(1, 16), nothing, nothing)
     error = (mixed - empty).abs().mean(dim=1)
@@ -52,7 +52,7 @@ def test_nearness_is_one_at_the_colour_and_little_far_from_it() -> None:
     images, _ = rooms(30)
     palette = ColourMixture(SIZE, 16)
     palette.start_from(images)
-    view = palette.look(images)
+    view = palette.pool(images)
     assert view.nearness.shape == (30, COLOURS, *SIZE)
     assert view.nearness.min() >= 0
     assert view.nearness.max() <= 1 + 1e-5
@@ -100,8 +100,8 @@ def test_autocast_leaves_the_colours_exact() -> None:
     images, _ = rooms(8)
     palette = ColourMixture(SIZE, 16)
     palette.start_from(images)
-    exact = palette.look(images)
+    exact = palette.pool(images)
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = palette.look(images)
+        rounded = palette.pool(images)
     torch.testing.assert_close(exact.colours, rounded.colours)
     torch.testing.assert_close(exact.nearness, rounded.nearness)

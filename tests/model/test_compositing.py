@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from astseg.model.fast import windows as drawing
-from astseg.model.fast.compositing import draw_and_blend, draw_and_compare
+from astseg.model.fast.compositing import draw_and_blend
 from astseg.model.ops import blend_layers, place_glimpses
 
 B, K, H, W, G = 2, 3, 20, 28, 8
@@ -34,6 +34,12 @@ def inputs(
     return [tensor.requires_grad_() for tensor in made]
 
 
+def blended(*given: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    weights, reconstruction, errors = draw_and_blend(*given, **options)
+    assert errors is None
+    return weights, reconstruction
+
+
 def one_by_one(glimpses: Tensor, position: Tensor, scale: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
     placed = place_glimpses(glimpses, position, scale, image_size=rest[1].shape[-2:])
     return blend_layers(placed[:, :, :3], placed[:, :, 3], *rest)
@@ -50,7 +56,7 @@ def gradients(outputs: tuple[Tensor, Tensor], given: list[Tensor]) -> tuple[Tens
 @pytest.mark.parametrize("pixels", [False, True])
 def test_it_is_placing_and_blending(windows: bool, size: tuple[int, int], scale_numbers: int, pixels: bool) -> None:
     given = inputs(size, scale_numbers=scale_numbers, pixels=pixels)
-    expected, got = one_by_one(*given), draw_and_blend(*given, windows=windows)
+    expected, got = one_by_one(*given), blended(*given, windows=windows)
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
     for one, other in zip(gradients(got, given), gradients(expected, given), strict=True):
@@ -61,14 +67,14 @@ def test_it_is_placing_and_blending(windows: bool, size: tuple[int, int], scale_
 @pytest.mark.parametrize("pixels", [False, True])
 def test_gradients_are_those_of_finite_differences(windows: bool, pixels: bool) -> None:
     given = inputs((5, 7), pixels=pixels)
-    assert torch.autograd.gradcheck(lambda *tensors: draw_and_blend(*tensors, windows=windows), given)
+    assert torch.autograd.gradcheck(lambda *tensors: blended(*tensors, windows=windows), given)
 
 
 @WINDOWS
 def test_one_of_the_two_results_is_enough(windows: bool) -> None:
     given = inputs()
     for index in (0, 1):
-        got = draw_and_blend(*given, windows=windows)[index].square().sum()
+        got = blended(*given, windows=windows)[index].square().sum()
         expected = one_by_one(*given)[index].square().sum()
         for one, other in zip(
             torch.autograd.grad(got, given, allow_unused=True, materialize_grads=True),
@@ -83,9 +89,9 @@ def test_how_many_are_drawn_together_does_not_matter(
     windows: bool, limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = inputs()
-    together = draw_and_blend(*given, windows=windows)
+    together = blended(*given, windows=windows)
     monkeypatch.setattr(drawing, limit, 1)
-    alone = draw_and_blend(*given, windows=windows)
+    alone = blended(*given, windows=windows)
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-12)
     for one, other in zip(gradients(alone, given), gradients(together, given), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
@@ -110,7 +116,7 @@ def test_precision_is_that_of_float32_at_least(precision: torch.dtype) -> None:
     expected = one_by_one(*given)
     given[0] = given[0].to(precision).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        got = draw_and_blend(*given)
+        got = blended(*given)
     for one, other in zip(got, expected, strict=True):
         assert one.dtype == torch.float32
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
@@ -127,7 +133,7 @@ def test_extreme_activations_neither_overflow_nor_vanish(windows: bool, objects:
     given[3][0, 1] = objects
     given[5] = torch.tensor(background)
     given = [tensor.requires_grad_() for tensor in given]
-    got = draw_and_blend(*given, windows=windows)
+    got = blended(*given, windows=windows)
     torch.testing.assert_close(got[0].sum(dim=1), torch.ones(B, H, W))
     for one, other in zip(gradients(got, given), gradients(one_by_one(*given), given), strict=True):
         assert one.isfinite().all()
@@ -138,7 +144,7 @@ def test_extreme_activations_neither_overflow_nor_vanish(windows: bool, objects:
 def test_what_has_diverged_comes_out_as_nan(windows: bool) -> None:
     given: list[Any] = [tensor.detach() for tensor in inputs()]
     given[1][1, 2] = float("nan")
-    weights, reconstruction = draw_and_blend(*given, windows=windows)
+    weights, reconstruction = blended(*given, windows=windows)
     assert reconstruction[0].isfinite().all()
     assert reconstruction[1].isnan().any()
     assert weights[1, 3].isnan().any()
@@ -155,12 +161,13 @@ def test_colours_are_compared_with_those_of_the_layers(windows: bool, some: Tens
     images = uniform(B, 3, H, W, seed=9)
     layers = place_glimpses(glimpses, position, scale, image_size=(H, W))
     expected = torch.cat([background[:, None], layers[:, :, :3]], dim=1).sub(images[:, None]).square().sum(dim=2)
-    weights, reconstruction, errors = draw_and_compare(*given, images, windows=windows, drawn=some)
+    weights, reconstruction, errors = draw_and_blend(*given, images=images, windows=windows, drawn=some)
+    assert errors is not None
     assert not errors.requires_grad
     seen = weights > 0
     assert all(seen[:, layer].any() for layer in range(K + 1))
     torch.testing.assert_close(errors[seen], expected[seen].detach(), rtol=1e-9, atol=1e-9)
-    alone = draw_and_blend(*given, windows=windows, drawn=some)
+    alone = blended(*given, windows=windows, drawn=some)
     torch.testing.assert_close((weights, reconstruction), alone, rtol=0, atol=0)
     for one, other in zip(gradients((weights, reconstruction), given), gradients(alone, given), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)

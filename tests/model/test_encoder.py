@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from astseg import config
 from astseg.model.backbones.small_cnn import SmallCNN
-from astseg.model.encoder import REFINEMENTS, Encoder, Refinement, join_latents, split_latents
+from astseg.model.encoder import REFINEMENTS, Encoder, Refinement, split_latents
 from astseg.types import ObjectLatents
 
 B, K, Z, H, W = 2, 3, 5, 20, 28
@@ -57,7 +57,7 @@ def test_golden_latents(
     for name in ("embedding", "transformer", "projection"):
         refine.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, out))
     encoder = Encoder(Maps(golden["feature_map"]), refine, slots=3, scale_numbers=scale_numbers, scale_range=SCALES)
-    latents, attention = encoder(torch.zeros(2, 3, 24, 20))
+    latents, attention = encoder.locate(torch.zeros(2, 3, 24, 20))
 
     torch.testing.assert_close(attention, golden["attention"], rtol=0, atol=1e-6)
     for name, key in (("embedding", "embedding"), ("transformer", "transformer_out"), ("projection", "latents")):
@@ -87,19 +87,6 @@ def test_split_reads_every_number_once(scale_numbers: int) -> None:
     torch.testing.assert_close(latents.scale[1, 2], scale)
     torch.testing.assert_close(latents.log_activation[0, 1], torch.tensor(0.02 + scale_numbers / 100))
     torch.testing.assert_close(latents.appearance[0, 0], raw[3 + scale_numbers :])
-
-
-@pytest.mark.parametrize("scale_numbers", [1, 2])
-def test_join_undoes_split(scale_numbers: int) -> None:
-    torch.manual_seed(0)
-    raw = torch.randn(B, K, 3 + scale_numbers + Z)
-    raw[..., :2] = raw[..., :2].tanh()
-    latents = split_latents(raw, scale_numbers=scale_numbers, scale_range=SCALES)
-    joined = join_latents(latents, scale_range=SCALES)
-    torch.testing.assert_close(joined, raw, rtol=1e-4, atol=1e-5)
-    again = split_latents(joined, scale_numbers=scale_numbers, scale_range=SCALES)
-    for first, second in zip(fields(latents), fields(again), strict=True):
-        torch.testing.assert_close(first, second)
 
 
 def test_ranges_of_positions_and_scales() -> None:
@@ -188,7 +175,7 @@ def encoder_of(backbone: nn.Module, scale_numbers: int, form: str = "paper") -> 
 @pytest.mark.parametrize("form", REFINEMENTS)
 def test_shapes_and_gradients(scale_numbers: int, form: str) -> None:
     encoder = encoder_of(SmallCNN(out_channels=K + Z + 1 + scale_numbers), scale_numbers, form)
-    latents, attention = encoder(torch.rand(B, 3, H, W))
+    latents, attention = encoder.locate(torch.rand(B, 3, H, W))
     assert attention.shape == (B, K, 5, 7)
     assert [tuple(field.shape) for field in fields(latents)] == [
         (B, K, 2),
@@ -207,7 +194,7 @@ def test_residual_positions_start_as_the_soft_argmax() -> None:
     maps = torch.zeros(B, K + Z + 3, 5, 7)
     maps[:, :K] = -1e4
     maps[:, :K, 0, 6] = 1e4
-    latents, _ = encoder_of(Maps(maps), 2, "residual")(torch.rand(B, 3, H, W))
+    latents, _ = encoder_of(Maps(maps), 2, "residual").locate(torch.rand(B, 3, H, W))
     assert torch.equal(latents.position, torch.tensor([1.0, -1.0]).expand(B, K, 2))
 
 
@@ -215,9 +202,9 @@ def test_residual_positions_start_as_the_soft_argmax() -> None:
 def test_positions_keep_their_precision_under_autocast(form: str) -> None:
     maps = torch.randn(B, K + Z + 3, 5, 7)
     encoder = encoder_of(Maps(maps), 2, form)
-    exact, _ = encoder(torch.rand(B, 3, H, W))
+    exact, _ = encoder.locate(torch.rand(B, 3, H, W))
     with torch.autocast("cpu", torch.bfloat16):
-        latents, _ = encoder(torch.rand(B, 3, H, W))
+        latents, _ = encoder.locate(torch.rand(B, 3, H, W))
     for ours, theirs in zip(fields(latents), fields(exact), strict=True):
         assert ours.dtype == torch.float32
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
@@ -225,6 +212,6 @@ def test_positions_keep_their_precision_under_autocast(form: str) -> None:
 
 def test_half_precision_maps_and_double_models() -> None:
     maps = torch.randn(B, K + Z + 3, 5, 7)
-    assert encoder_of(Maps(maps.bfloat16()), 2)(torch.rand(B, 3, H, W))[0].position.dtype == torch.float32
-    latents, attention = encoder_of(Maps(maps.double()), 2).double()(torch.rand(B, 3, H, W))
+    assert encoder_of(Maps(maps.bfloat16()), 2).locate(torch.rand(B, 3, H, W))[0].position.dtype == torch.float32
+    latents, attention = encoder_of(Maps(maps.double()), 2).double().locate(torch.rand(B, 3, H, W))
     assert {field.dtype for field in (*fields(latents), attention)} == {torch.float64}

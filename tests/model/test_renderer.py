@@ -297,18 +297,18 @@ def test_without_layers_it_draws_the_same() -> None:
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
 
-def test_objects_that_are_off_are_not_drawn_where_no_gradient_is_wanted() -> None:
+def test_pruned_slots_are_not_drawn() -> None:
     renderer, latents, background = scene(off=-20.0)
     generated: list[int] = []
     renderer.generator.register_forward_hook(lambda _, given, __: generated.append(len(given[0])))
     expected = renderer(latents, background, layers=False)[2:4]
     with torch.no_grad():
-        got = renderer(latents, background, layers=False, drawn=renderer.drawn(latents.log_activation))[2:4]
+        got = renderer(latents, background, layers=False, drawn=renderer.active(latents.log_activation, 10.0))[2:4]
     assert generated == [B * K, B * (K - 1)]
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
     with torch.no_grad():
         latents.log_activation[:] = -100.0
-        drawn = renderer.drawn(latents.log_activation)
+        drawn = renderer.active(latents.log_activation, 10.0)
         _, _, weights, reconstruction, _ = renderer(latents, background, layers=False, drawn=drawn)
     assert torch.equal(reconstruction, background)
     assert (weights[:, 0] == 1).all()

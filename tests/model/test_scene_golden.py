@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from astseg.model import ops
 from astseg.model.astseg import AstSeg
-from astseg.model.backbones.segformer import Segformer, encode
+from astseg.model.backbones.segformer import Segformer
 from astseg.model.encoder import Encoder, Refinement
 from astseg.model.renderer import GlimpseGenerator, Renderer, glimpse_channels
 from astseg.training.losses import pixel_entropy_loss, reconstruction_loss
@@ -205,7 +205,7 @@ def test_stages_of_the_backbone_are_golden(
     variant: str, tolerance: float, golden_arrays: Arrays, fills: dict[str, Fill]
 ) -> None:
     steps, golden = golden_steps(variant, golden_arrays, fills, torch.float32)
-    stages = encode(steps.model.encoder.backbone.complete_model.segformer, steps.images)
+    stages = steps.model.encoder.backbone.complete_model.segformer(steps.images)
     assert len(stages) == 4
     for i, maps in enumerate(stages):
         near(maps[0, ::4], golden[f"stage{i}_sub"], tolerance)

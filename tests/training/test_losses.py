@@ -61,7 +61,7 @@ def test_pixel_entropy_loss_of_even_weights() -> None:
     assert pixel_entropy_loss(weights).item() == pytest.approx(math.log(4) ** 2)
 
 
-def test_pixel_entropy_loss_has_the_slope_of_the_formula() -> None:
+def test_pixel_entropy_loss_has_the_gradient_of_the_formula() -> None:
     torch.manual_seed(0)
     weights = torch.rand(2, 4, 3, 5, dtype=torch.float64).softmax(dim=1).requires_grad_()
     assert torch.autograd.gradcheck(pixel_entropy_loss, (weights,))
@@ -173,7 +173,7 @@ def test_parsimony_pulls_hardest_on_the_smaller_object_and_is_finite_on_none():
     weights = torch.zeros(2, 3, 20, 28, dtype=torch.float64)
     weights[0, 1, :10, :14], weights[0, 2, 15:, 20:] = 0.9, 0.9
     weights.requires_grad_()
-    (slope,) = torch.autograd.grad(parsimony_loss(weights), weights)
-    assert slope[0, 2, 0, 0] > slope[0, 1, 0, 0] > 0
-    assert slope.isfinite().all()
-    assert (slope[:, 0] == 0).all()
+    (gradient,) = torch.autograd.grad(parsimony_loss(weights), weights)
+    assert gradient[0, 2, 0, 0] > gradient[0, 1, 0, 0] > 0
+    assert gradient.isfinite().all()
+    assert (gradient[:, 0] == 0).all()

@@ -68,7 +68,7 @@ class AstSeg(nn.Module):
         active: Tensor | None = None,
         compare: bool = False,
     ) -> SceneOutput:
-        """From where objects are to the reconstruction: their appearance (where a glimpse encoder reads it), Algorithm 2.
+        """From where objects are to the reconstruction: their appearance, then Algorithm 2.
 
         Args:
             images: B x 3 x H x W in [0, 1].

@@ -1,4 +1,4 @@
-"""Background model: an autoencoder that sees the scene and draws it without its objects.
+"""Background model: an autoencoder that reconstructs the scene without its objects.
 
 Source: AE-NE (Sauvalle and de La Fortelle, WACV 2023, "Autoencoder-based background reconstruction and foreground
 segmentation with background noise estimation"), used by AST-Seg as the background of each scene.
@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from astseg.errors import UserError
 from astseg.model.background_colours import COLOURS, ColourMixture, View
-from astseg.model.layers import convolve_transposed
 
 __all__ = [
     "BackgroundModel",
@@ -39,7 +38,7 @@ __all__ = [
 CODE_SIZE = 16
 SMALLEST_SIDE = 8
 TEMPLATE_RANGE = (0.02, 0.98)
-"""Medians are kept this far from black and white, where a sigmoid would hardly move any more."""
+"""Medians are clamped to this range: nearer to black and white the sigmoid is saturated."""
 TEMPLATE_ERROR = -4.0
 """Logit of the predicted error that the template starts from: about 5 grey levels."""
 LARGE_IMAGE = 200
@@ -86,7 +85,7 @@ class LayerPlan:
 def layer_plan(image_size: tuple[int, int]) -> tuple[LayerPlan, ...]:
     """Layers that lead from an image down to 1 x 1, each side on its own.
 
-    A side that is at 1 waits for the other with kernel 1. The stride is 3 for both sides if either reaches 200.
+    A side that has reached 1 has kernel 1 until the other has too. The stride of both is 3 if either side reaches 200.
 
     Args:
         image_size: (height, width), each at least 8.
@@ -191,7 +190,7 @@ class _PositionedConvolution(nn.Module):
     def _convolve(self, features: Tensor, weight: Tensor) -> Tensor:
         plan = self.plan
         if self.transposed:
-            return convolve_transposed(features, weight, None, plan.stride, plan.padding, plan.output_padding)
+            return functional.conv_transpose2d(features, weight, None, plan.stride, plan.padding, plan.output_padding)
         return functional.conv2d(features, weight, None, plan.stride, plan.padding)
 
 
@@ -212,10 +211,10 @@ class BackgroundModel(nn.Module):
     - Images enter centred on 0 instead of as 0 to 255. In front of a GroupNorm without biases the published range
       makes the code almost blind to brightness, because a brighter image is then, up to its scale, the same image.
     - A learned template of one number for each pixel and channel is added before the last sigmoid. It starts from the
-      median of some images (:meth:`start_from`), so that the decoder has only to learn what differs from it.
+      median of some images (:meth:`start_from`), so that the decoder only learns what differs from it.
 
-    ``varying`` is that, and for scenes that vary too: the template is added to a background mixed of a few colours that
-    are read from the image (:mod:`astseg.model.background_colours`), and starts from the median of what they leave.
+    ``varying`` adds, for scenes that differ: the template is added to a background mixed of a few colours that are
+    pooled from the image (:mod:`astseg.model.background_colours`), and starts from the median of what they leave.
     """
 
     def __init__(self, image_size: tuple[int, int], width: str = "simple", *, form: str = "paper") -> None:
@@ -235,7 +234,7 @@ class BackgroundModel(nn.Module):
         plans = layer_plan(image_size)
         encoder_channels, decoder_channels = channel_tables(width, len(plans))
         self.palette = ColourMixture(image_size, CODE_SIZE) if form == "varying" else None
-        if self.palette is not None:  # sees where each colour is, and draws a logit for each and the shading besides
+        if self.palette is not None:  # its maps enter; a logit for each colour and the shading come out
             encoder_channels = (encoder_channels[0] + COLOURS, *encoder_channels[1:])
             decoder_channels = (decoder_channels[0] + COLOURS + 1, *decoder_channels[1:])
         self.encoder = nn.Sequential(
@@ -251,7 +250,7 @@ class BackgroundModel(nn.Module):
 
     @torch.no_grad()
     def start_from(self, images: Tensor) -> None:
-        """Set palette and template to what some images say, and a small predicted error; without them, do nothing.
+        """Initialise colour mixture, template and a small predicted error from images; the form ``paper`` has none.
 
         Args:
             images: N x 3 x H x W in [0, 1]; some hundred are enough.
@@ -265,13 +264,13 @@ class BackgroundModel(nn.Module):
             return
         self.palette.start_from(images)
         nothing = images.new_zeros(())
-        mixed = self.palette.mix(self.palette.look(images), images.new_zeros(1, CODE_SIZE), nothing, nothing)
+        mixed = self.palette.mix(self.palette.pool(images), images.new_zeros(1, CODE_SIZE), nothing, nothing)
         left = images.clamp(*TEMPLATE_RANGE).logit() - mixed.logit()
         self.template[:3] = left.contiguous().median(dim=0).values
 
     def encode(self, images: Tensor) -> Tensor:
         """Images B x 3 x H x W in [0, 1] -> codes B x 16."""
-        return self._encode(images, None if self.palette is None else self.palette.look(images))
+        return self._encode(images, None if self.palette is None else self.palette.pool(images))
 
     def _encode(self, images: Tensor, view: View | None) -> Tensor:
         scaled = images * 255 if self.template is None else (images - 0.5) * 4
@@ -283,14 +282,14 @@ class BackgroundModel(nn.Module):
     def decode(self, code: Tensor, view: View | None = None) -> tuple[Tensor, Tensor]:
         """Codes B x 16 -> background B x 3 x H x W and predicted error B x 1 x H x W, both in [0, 1].
 
-        The predicted error is that of the background at each pixel, mean over RGB. A model with a palette needs what
-        that saw in the images, too.
+        The predicted error is that of the background at each pixel, mean over RGB. With a colour mixture,
+        ``view`` is what it pooled from the images.
         """
         logits: Tensor = self.decoder(code[:, :, None, None])
         # Near 1, bfloat16 has steps of a grey level, as large as the errors that the loss is about.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.palette is not None:
-            assert view is not None, "a palette draws nothing without what it saw"
+            assert view is not None, "a colour mixture needs its view of the images"
             logits, shading, shares = torch.split(logits, [4, 1, COLOURS], dim=1)
             mixed = self.palette.mix(view, code, shares, shading).logit()
             logits = logits + functional.pad(mixed, (0, 0, 0, 0, 0, 1))
@@ -301,7 +300,7 @@ class BackgroundModel(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images B x 3 x H x W -> background B x 3 x H x W and predicted error B x 1 x H x W, all in [0, 1]."""
-        view = None if self.palette is None else self.palette.look(images)
+        view = None if self.palette is None else self.palette.pool(images)
         return self.decode(self._encode(images, view), view)
 
 

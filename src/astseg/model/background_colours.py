@@ -1,16 +1,17 @@
-"""A background as a few colours and the places that have them: walls, floor and sky of rooms that all differ.
+"""Background as a mixture of a few colours read from the image: walls, floor and sky of rooms that all differ.
 
-Not in the paper, whose background model must learn each pixel's colour as one function of 16 numbers. But what varies
-from scene to scene is mostly which colour a wall has and where it ends; told apart, both are learnt within a minute:
+Not in the paper, whose background model (AE-NE) decodes each pixel's colour from a code of 16 numbers. What varies from
+scene to scene is mostly which colour a surface has and where it ends; represented separately, both are learnt within a
+minute:
 
-1. *Colours* are pooled from the image with attention maps that are the same for every image. They start from cells
-   whose colours go together in the data (k-means). A second, weighted pooling leaves out what has another colour, such
-   as an object in front of a wall.
-2. *Nearness*: where in the image each colour is. The encoder sees it beside the image: a map of walls and floor that
-   is the same whatever their colours are.
-3. *Shares*: which colour each pixel of the background has, a softmax over logits of the decoder, a learned constant
-   map and the nearness, averaged over cells so that nothing small gets through it.
-4. The mixed colour is shaded (one factor for all channels, decoded), and the decoder adds what is left.
+1. *Colours* are pooled from the image with attention maps that are the same for every image, initialised by k-means
+   over cells whose colours vary together in the data. A second, weighted pooling leaves out pixels of other colours,
+   such as an object in front of a wall.
+2. *Similarity* maps: how close each pixel is to each colour. The encoder receives them beside the image: a layout of
+   the surfaces that does not depend on their colours.
+3. *Mixture weights* of the colours at each pixel: a softmax over decoded logits, a learned constant map and the
+   similarity, averaged over cells so that small objects do not pass.
+4. The mixed colour is multiplied by a decoded shading factor, and the decoder adds a residual.
 """
 
 from __future__ import annotations
@@ -30,28 +31,28 @@ from astseg.model.ops import at_least_float32, full_precision
 __all__ = ["COLOURS", "ColourMixture", "View"]
 
 COLOURS = 4
-"""Colours of a palette."""
+"""R, colours of a mixture."""
 
 CELLS = 16
-"""About so many cells lie along the shorter side: small objects fill none, so no cell is theirs."""
+"""Cells along the shorter side, about: small objects fill none of them."""
 
 NEAR = 0.12
-"""Distance in RGB at which a colour's nearness has fallen to exp(-1/2), at the start; learned."""
+"""Distance in RGB at which the similarity to a colour is exp(-1/2), initially; learned."""
 
 SNAP = 6.0
-"""Weight of the nearness in the logits of the shares, at the start; learned."""
+"""Weight of the similarity in the logits of the mixture, initially; learned."""
 
 INSIDE, OUTSIDE = 2.0, -2.0
-"""Logits of the attention that a colour starts with, within its cells and elsewhere."""
+"""Initial attention logits of a colour, within its cells and elsewhere."""
 
 CONFIDENCE = 3.0
-"""Logits that the constant map of the shares starts with, within a colour's cells."""
+"""Initial logits of the constant map of the mixture, within a colour's cells."""
 
 SHADING = 0.3
-"""Factor on the decoded logarithm of the shading: it starts small."""
+"""Factor on the decoded logarithm of the shading, which thus starts small."""
 
 DRIFT = 0.1
-"""Factor on what the code adds to the colours that were read."""
+"""Factor on the correction of the pooled colours that is decoded from the code."""
 
 SMALLEST = 0.005
 """Mixed colours are kept this far from 0 and 1, where the logit would be infinite."""
@@ -59,11 +60,11 @@ SMALLEST = 0.005
 
 @dataclass(frozen=True)
 class View:
-    """What a palette sees in B images.
+    """Colours pooled from B images, and where they are.
 
     Attributes:
         colours: B x R x 3 in [0, 1].
-        nearness: B x R x H x W in [0, 1], 1 where a pixel has just that colour.
+        nearness: B x R x H x W in [0, 1], similarity of each pixel to each colour, 1 where they are equal.
         coarse: The same averaged over cells, B x R x h x w.
     """
 
@@ -73,14 +74,14 @@ class View:
 
 
 class ColourMixture(nn.Module):
-    """Reads R colours from an image and mixes a background of them."""
+    """Pools R colours from an image and mixes a background of them."""
 
     def __init__(self, image_size: tuple[int, int], code_size: int) -> None:
-        """Start with maps that tell nothing apart; see :meth:`start_from`.
+        """Build with uniform maps; :meth:`start_from` initialises them.
 
         Args:
             image_size: (H, W).
-            code_size: Numbers in the code of an image.
+            code_size: Length of the code of an image.
         """
         super().__init__()
         height, width = image_size
@@ -96,7 +97,7 @@ class ColourMixture(nn.Module):
 
     @torch.no_grad()
     def start_from(self, images: Tensor) -> None:
-        """Give each colour the cells whose colours go together from image to image.
+        """Initialise the maps: each colour gets the cells whose colours vary together from image to image.
 
         Args:
             images: N x 3 x H x W in [0, 1]; some hundred are enough.
@@ -109,15 +110,15 @@ class ColourMixture(nn.Module):
         self.attention.copy_(OUTSIDE + (INSIDE - OUTSIDE) * member * around[0])
         self.shares.copy_(CONFIDENCE * self._enlarge(around)[0])
 
-    def look(self, images: Tensor) -> View:
-        """Colours, and where they are. images: B x 3 x H x W in [0, 1]."""
+    def pool(self, images: Tensor) -> View:
+        """Pool the colours of images B x 3 x H x W in [0, 1]."""
         with full_precision(images.device):
             images = at_least_float32(images)
             cells = self._average(images)
             attention = self.attention.flatten(1).softmax(dim=1)  # R x hw
             pixels = cells.flatten(2).transpose(1, 2)  # B x hw x 3
             colours = attention @ pixels
-            # Once more, without the cells that have another colour; if all have, as before.
+            # Again, without the cells of other colours; if all are, as before.
             weights = attention * (self._nearness(cells, colours).flatten(2) + 1e-4)
             colours = (weights @ pixels) / weights.sum(dim=2, keepdim=True)
             nearness = self._nearness(images, colours)
@@ -127,7 +128,7 @@ class ColourMixture(nn.Module):
         """The background's colours, B x 3 x H x W in (0, 1).
 
         Args:
-            view: What was seen.
+            view: Of the same images.
             code: B x code size.
             shares: Logits of the decoder, B x R x H x W.
             shading: Logarithm of the shading before :data:`SHADING`, B x 1 x H x W.
@@ -155,12 +156,12 @@ class ColourMixture(nn.Module):
 
 
 def _clusters(features: NDArray[np.float64]) -> NDArray[np.int32]:
-    """M x D -> M, k-means into :data:`COLOURS` clusters, each started far from those before; always the same."""
+    """M x D -> M, k-means into :data:`COLOURS` clusters, each initialised far from those before; deterministic."""
     centres = [features.mean(axis=0)]
     for _ in range(COLOURS):
         distance = np.min([np.square(features - centre).sum(axis=1) for centre in centres], axis=0)
         centres.append(features[distance.argmax()])
-    # The mean itself is no cluster. An empty one keeps its centre, which is all that scipy would warn of.
+    # The mean itself is no cluster. An empty one keeps its centre, the only thing that scipy would warn of.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         _, labels = kmeans2(features, np.stack(centres[1:]), minit="matrix", iter=30)

@@ -3,12 +3,12 @@
 Source: supplement, Algorithm 1 and Table 1. Two forms of the refinement:
 
 - ``paper``: positions and features are the output of the transformer's projection, as published.
-- ``residual``: that projection starts at zero and is added to the pooled values. At the start the positions then are
-  the soft-argmax itself, and need not first be rebuilt through a random transformer.
+- ``residual``: that projection is initialised to zero and added to the pooled values, so that positions start as the
+  soft-argmax itself and need not be recovered through a random transformer.
 
 Latents are named fields. The public reference reads the activation at the fixed index 4 of its latent vector, which
 with isotropic scale is the first appearance number; here the order is x, y, scale, activation, appearance in both
-modes and every field is read at its own place. The switch ``reference`` gives its reading back, for its weights.
+modes and every field is read at its own place. The switch ``reference`` restores its reading, for its weights.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REFINEMENTS = ("paper", "residual")
 def split_latents(
     raw: Tensor, *, scale_numbers: int, scale_range: tuple[float, float], reference: bool = False
 ) -> ObjectLatents:
-    """Name the numbers of the latent vectors and bring them into their ranges (Algorithm 1, last loop).
+    """Split latent vectors into named fields in their ranges (Algorithm 1, last loop).
 
     Args:
         raw: B x K x (2 + F), ordered x, y, scale, activation, appearance.
@@ -100,7 +100,7 @@ class Refinement(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Algorithm 1: image to object latents. Under autocast the backbone alone is lowered."""
+    """Algorithm 1: image to object latents. Under autocast the backbone alone runs in half precision."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class Encoder(nn.Module):
             slots: K.
             scale_numbers: S, 1 (isotropic) or 2.
             scale_range: Smallest and largest inverse scale.
-            glimpse_encoder: Reads the appearance from the crop of each slot; None, as published: it is pooled like the rest.
+            glimpse_encoder: Reads the appearance from the crop of each slot; None, as published: it is pooled.
             reference: Read the activation where the reference does (:func:`split_latents`).
         """
         super().__init__()
@@ -136,7 +136,7 @@ class Encoder(nn.Module):
     def encode_glimpses(
         self, images: Tensor, latents: ObjectLatents, attention: Tensor, drawn: Tensor | None = None
     ) -> ObjectLatents:
-        """Latents with the appearance that the glimpse encoder reads, where there is one; drawn: B x K, for which slots."""
+        """Latents with the appearance that a glimpse encoder reads, of the drawn slots (B x K; None: of all)."""
         if self.glimpse_encoder is None:
             return latents
         where, scale = latents.position, latents.scale
@@ -145,7 +145,7 @@ class Encoder(nn.Module):
         )
 
     def locate(self, images: Tensor) -> tuple[ObjectLatents, Tensor]:
-        """Algorithm 1 before a glimpse encoder: the appearance is the pooled one.
+        """Algorithm 1: feature map, attention, soft-argmax, refinement; the appearance is the pooled one.
 
         Args:
             images: B x 3 x H x W in [0, 1].

@@ -1,10 +1,10 @@
-"""A second look: what an object looks like is read from the crop that its glimpse will cover; ours, not in the paper.
+"""Glimpse encoder: the appearance of an object from the crop that its glimpse will cover; not in the paper.
 
-In the paper the appearance of an object is the mean of the feature map under its attention, so the backbone must learn
-to describe shapes wherever they lie and however large they are. Here the slot's own position and scale cut the object
-out of the image, always centred and of one size, and a small network describes that. It learns in a minute what takes
-the other way hours; and the crop's frame is the one the glimpse is drawn in, so an error of the position moves both.
-The slot's attention comes along as a fourth channel: it tells which of the objects in a crop is meant.
+In the paper (Algorithm 1) the appearance of an object is the mean of the feature map under its attention, so the
+backbone must learn to describe shapes at any position and scale. Here the slot's own position and scale cut the object
+out of the image, centred and at one size, and a small network describes the crop, which takes minutes to learn instead
+of hours. AIR (Eslami et al., NeurIPS 2016) and its successors encode objects this way. The slot's attention is a fourth
+channel, which says which of the objects in a crop is meant.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from astseg.model.layers import Convolution, GroupNorm
 from astseg.model.ops import at_least_float32, crop_glimpses, full_precision, shapes_are_fixed
 
 __all__ = ["GlimpseEncoder"]
@@ -34,8 +33,8 @@ class GlimpseEncoder(nn.Module):
         self.side = side
         layers: list[nn.Module] = []
         for before, after, stride in ((4, width, 1), (width, width, 2), (width, 2 * width, 2)):
-            convolution = Convolution(before, after, 3, stride, padding=1, bias=False)
-            layers += [convolution, GroupNorm(after // 16, after), nn.CELU()]
+            convolution = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+            layers += [convolution, nn.GroupNorm(after // 16, after), nn.CELU()]
         cells = (side // 4) ** 2
         self.network = nn.Sequential(
             *layers,
@@ -44,31 +43,31 @@ class GlimpseEncoder(nn.Module):
             nn.CELU(),
             nn.Linear(hidden, appearance_size),
         )
-        # What the pooled features add to the appearance: nothing at first.
+        # Weights of the pooled appearance, which is added: zero at first.
         self.pooled_share = nn.Parameter(torch.zeros(appearance_size))
 
     def describe(
         self, images: Tensor, attention: Tensor, position: Tensor, scale: Tensor, drawn: Tensor | None = None
     ) -> Tensor:
-        """What the crops of B images look like.
+        """Appearance from the crops of B images.
 
         Args:
             images: B x 3 x H x W in [0, 1].
             attention: B x K x h x w, 0 or more, of any scale; no gradient goes into it.
             position: B x K x 2, (x, y) in [-1, 1]; no gradient goes into it.
             scale: B x K x S, inverse scale; no gradient goes into it.
-            drawn: B x K, whose appearance is wanted; None: all of them. That of the others is 0.
+            drawn: B x K, slots whose appearance is wanted; None: all. That of the others is 0.
 
         Returns:
             B x K x Z.
         """
         b, k, h, w = attention.shape
         position, scale, attention = position.detach(), scale.detach(), attention.detach()
-        meant = (attention / attention.amax(dim=(2, 3), keepdim=True).clamp_min(1e-9)).view(b * k, 1, h, w)
+        relative = (attention / attention.amax(dim=(2, 3), keepdim=True).clamp_min(1e-9)).view(b * k, 1, h, w)
         with full_precision(images.device):
             crops = crop_glimpses(images, position, scale, side=self.side).flatten(0, 1)
-            where = crop_glimpses(meant, position.view(b * k, 1, -1), scale.view(b * k, 1, -1), side=self.side)
-        seen = torch.cat([crops, where.flatten(0, 1)], dim=1) - 0.5  # BK x 4 x side x side
+            attended = crop_glimpses(relative, position.view(b * k, 1, -1), scale.view(b * k, 1, -1), side=self.side)
+        seen = torch.cat([crops, attended.flatten(0, 1)], dim=1) - 0.5  # BK x 4 x side x side
         if drawn is None or shapes_are_fixed(images.device):
             described = at_least_float32(self.network(seen)).view(b, k, -1)
             return described if drawn is None else described * drawn[..., None]
@@ -85,7 +84,7 @@ class GlimpseEncoder(nn.Module):
         pooled: Tensor,
         drawn: Tensor | None = None,
     ) -> Tensor:
-        """The appearance of every slot: that of its crop, and a learned share of what the feature map gives.
+        """The appearance of every slot: that of its crop, plus a learned multiple of the pooled one.
 
         Args:
             images: B x 3 x H x W in [0, 1].
@@ -93,7 +92,7 @@ class GlimpseEncoder(nn.Module):
             position: B x K x 2.
             scale: B x K x S.
             pooled: B x K x Z.
-            drawn: B x K, whose appearance is wanted; None: all of them.
+            drawn: B x K, slots whose crops are encoded; None: all.
 
         Returns:
             B x K x Z.
@@ -101,5 +100,5 @@ class GlimpseEncoder(nn.Module):
         return self.describe(images, attention, position, scale, drawn) + self.unseen(pooled)
 
     def unseen(self, pooled: Tensor) -> Tensor:
-        """The appearance of slots that are not looked at, B x K x Z; pooled: the same shape."""
+        """The appearance of slots whose crops are not encoded, B x K x Z; pooled: the same shape."""
         return self.pooled_share * pooled

@@ -1,6 +1,6 @@
 """Arithmetic of the method without weights: pooling by attention, placing glimpses, blending layers.
 
-Sources: supplement, Algorithms 1 and 2. What differs from a plain transcription is only how it is computed:
+Sources: supplement, Algorithms 1 and 2; :mod:`astseg.model.reference` is the plain transcription. Computed otherwise:
 pooling is one matrix product (no expanded attention maps), placement is separable (two matrix products with tent
 weights instead of a sampling grid), and blending never builds the concatenated layers.
 """
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 SMALLEST_LOG_RATIO = -80.0
-"""Activations further apart than e^80 count as e^80 apart, so that float32 never divides zero by zero."""
+"""Log activations are clamped to this below the largest, so that float32 never divides zero by zero."""
 
 
 def at_least_float32(values: Tensor) -> Tensor:
@@ -36,17 +36,16 @@ def at_least_float32(values: Tensor) -> Tensor:
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """A block in which autocast does not round the factors of matrix products to half precision."""
+    """A context without autocast: matrix products keep the precision of their factors."""
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
 def shapes_are_fixed(device: torch.device) -> bool:
-    """Whether all is computed there, needed or not, where on a CPU a value decides what is.
+    """Whether shapes must not depend on values: on all devices but the CPU.
 
-    To look at a value is to wait for everything that was started before, and what a GPU replays
-    (:mod:`astseg.training.cuda_graphs`) cannot depend on one.
+    Reading a value waits for all work queued on the device, and a recorded CUDA graph cannot depend on one.
     """
     return device.type != "cpu"
 
@@ -140,10 +139,10 @@ def place_glimpses(glimpses: Tensor, position: Tensor, scale: Tensor, *, image_s
 
 
 def crop_glimpses(images: Tensor, position: Tensor, scale: Tensor, *, side: int) -> Tensor:
-    """Cut out of each image what a glimpse at each position and scale would cover; not in the paper.
+    """Crop from each image what a glimpse at each position and scale would cover; not in the paper.
 
-    The way back of :func:`place_glimpses`: glimpse coordinate v reads image coordinate ``position + v / scale``,
-    bilinear, pixel centres on both sides, zero outside the image.
+    The inverse of :func:`place_glimpses`: glimpse coordinate v reads image coordinate ``position + v / scale``,
+    bilinear, pixel centres on both sides, zero outside the image. Shrinking is not antialiased.
 
     Args:
         images: B x C x H x W.
@@ -155,7 +154,7 @@ def crop_glimpses(images: Tensor, position: Tensor, scale: Tensor, *, side: int)
         B x K x C x g x g.
     """
     (b, c, height, width), k = images.shape, position.shape[1]
-    # An image is a glimpse of scale 1 / s at -s * position, seen from the glimpse.
+    # In the frame of the glimpse, the image lies at -s * position with inverse scale 1 / s.
     columns = sampling_weights(
         -position[..., 0] * scale[..., 0], 1 / scale[..., 0], image_side=side, glimpse_side=width
     )  # B x K x g x W

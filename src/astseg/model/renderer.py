@@ -12,8 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from astseg.model.fast.compositing import draw_and_blend, draw_and_compare
-from astseg.model.layers import TransposedConvolution
+from astseg.model.fast.compositing import draw_and_blend
 from astseg.model.ops import at_least_float32, blend_layers, full_precision, place_glimpses, shapes_are_fixed
 from astseg.types import ObjectLatents
 
@@ -39,7 +38,7 @@ def glimpse_channels(image_size: tuple[int, int], width: int = 1) -> tuple[int, 
 
 
 class Rendering(NamedTuple):
-    """What the renderer makes of B images.
+    """Output of the renderer for B images.
 
     Attributes:
         layers: B x K x 3 x H x W in [0, 1], each object's colours where its glimpse lies, 0 outside; None where they
@@ -47,8 +46,8 @@ class Rendering(NamedTuple):
         masks: B x K x H x W in [0, 1], each object's own mask before occlusion; None without layers.
         weights: B x L x H x W, sum to one over the layers, 0 = background.
         reconstruction: B x 3 x H x W in [0, 1].
-        errors: B x L x H x W, squared errors of each layer's colours, summed over RGB, without a gradient; anything
-            where its weight is 0. None where there were no images to hold them against.
+        errors: B x L x H x W, squared errors of each layer's colours, summed over RGB, without a gradient; undefined
+            where its weight is 0. None where no images were given.
     """
 
     layers: Tensor | None
@@ -69,11 +68,11 @@ class GlimpseGenerator(nn.Sequential):
             channels: Output channels of the layers; the last is 4, RGB and mask.
         """
         # The first layer turns 1 x 1 into 2 x 2. A group of every GroupNorm has 16 channels, or all if there are fewer.
-        layers: list[nn.Module] = [TransposedConvolution(appearance_size, channels[0], 2, 2, bias=False)]
+        layers: list[nn.Module] = [nn.ConvTranspose2d(appearance_size, channels[0], 2, 2, bias=False)]
         last = len(channels) - 1
         for i, (before, after) in enumerate(itertools.pairwise(channels), start=1):
             layers += [nn.GroupNorm(max(1, before // 16), before), nn.CELU()]
-            layers += [TransposedConvolution(before, after, 4, 2, 1, bias=i == last)]
+            layers += [nn.ConvTranspose2d(before, after, 4, 2, 1, bias=i == last)]
         super().__init__(*layers, nn.Sigmoid())
         self.side = 2 ** len(channels)
         self.appearance_size = appearance_size
@@ -85,7 +84,7 @@ class GlimpseGenerator(nn.Sequential):
 
 
 class Renderer(nn.Module):
-    """Algorithm 2: draw every object, place it, settle occlusions, mix."""
+    """Algorithm 2: generate every glimpse, place it (spatial transformer), settle occlusions, mix the layers."""
 
     def __init__(
         self,
@@ -143,17 +142,16 @@ class Renderer(nn.Module):
         Args:
             latents: The objects of B images.
             background: B x 3 x H x W in [0, 1].
-            images: B x 3 x H x W in [0, 1], what the colours of the layers are held against; None: they are not.
-            layers: Whether layers and masks are wanted too. Training does without: they are most of the cost.
+            images: B x 3 x H x W in [0, 1], what the colours of the layers are compared with, or None.
+            layers: Whether layers and masks are returned too; they are most of the cost, and training does without.
             drawn: B x K, which objects are drawn (:meth:`active`); only without layers.
         """
         behind = self.background_activation()
         if not layers:
             glimpses = self._glimpses(latents.appearance, drawn)
-            places = (latents.position, latents.scale, latents.log_activation, background, behind)
-            if images is None:
-                return Rendering(None, None, *draw_and_blend(glimpses, *places, drawn=drawn))
-            return Rendering(None, None, *draw_and_compare(glimpses, *places, images, drawn=drawn))
+            places = latents.position, latents.scale, latents.log_activation
+            blended = draw_and_blend(glimpses, *places, background, behind, images=images, drawn=drawn)
+            return Rendering(None, None, *blended)
         glimpses = self._glimpses(latents.appearance)
         placed = at_least_float32(place_glimpses(glimpses, latents.position, latents.scale, image_size=self.image_size))
         colours, masks = placed[:, :, :3], placed[:, :, 3]

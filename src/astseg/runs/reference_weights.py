@@ -1,9 +1,9 @@
 """Weights of the authors' public program, a ``.pth`` file, as a run folder of ours.
 
 Source: the names and shapes of the reference implementation's modules (encoder, generator, background encoder and
-background generator). Its file is a pickle; this module alone reads one, and plain tensors only
+background generator). Its file is a pickle, of which plain tensors only are read
 (``weights_only=True``). How the file nests its parts does not matter: tensors are found by the names of their modules.
-Names of Segformer's layers may be those of today's ``transformers`` or those of the release of 2022.
+Names of SegFormer's layers may be those of today's ``transformers`` or those of its checkpoints.
 
 What a file's shapes say is taken from there: backbone, K, Z, scale mode, transformer, width of the background. What
 they do not say (attention heads, range of the scales, image size where there is no position map) is the preset's.
@@ -24,6 +24,7 @@ from torch import Tensor
 from astseg.config import Config, ModelConfig
 from astseg.errors import UserError
 from astseg.model.astseg import AstSeg, build
+from astseg.model.backbones.pretrained import CHECKPOINT_NAMES
 from astseg.model.backbones.segformer import MIX_TRANSFORMERS
 from astseg.model.background import channel_tables
 from astseg.model.renderer import glimpse_channels
@@ -54,18 +55,7 @@ RENAMED = (
     # AE-NE's blocks
     (r"^(background_model\.encoder\.\d+)\.downsample\.", r"\1."),
     (r"^(background_model\.decoder\.\d+)\.upsample\.", r"\1."),
-    # Segformer, from the release of 2022 to that of today
-    (r"segformer\.encoder\.patch_embeddings\.(\d+)\.", r"segformer.stages.\1.patch_embeddings."),
-    (r"segformer\.encoder\.block\.(\d+)\.", r"segformer.stages.\1.blocks."),
-    (r"segformer\.encoder\.layer_norm\.(\d+)\.", r"segformer.stages.\1.layer_norm."),
-    (r"\.attention\.self\.(q|k|v)(?:uery|ey|alue)\.", r".attention.\1_proj."),
-    (r"\.attention\.self\.sr\.", ".attention.sequence_reduction.sequence_reduction."),
-    (r"\.attention\.self\.layer_norm\.", ".attention.sequence_reduction.layer_norm."),
-    (r"\.attention\.output\.dense\.", ".attention.o_proj."),
-    (r"\.mlp\.dense(\d)\.", r".mlp.fc\1."),
-    (r"\.layer_norm_1\.", ".layernorm_before."),
-    (r"\.layer_norm_2\.", ".layernorm_after."),
-    (r"decode_head\.linear_c\.", "decode_head.linear_projections."),
+    *CHECKPOINT_NAMES,
 )
 
 Tensors = dict[str, Tensor]

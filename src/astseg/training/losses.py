@@ -9,8 +9,6 @@ by 255, which gives the same number.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
@@ -21,10 +19,10 @@ ERROR_SCALE = 3 / 255
 """Below this difference of a colour channel (3 grey levels) the smooth L1 loss is quadratic."""
 
 FOREGROUND_ERROR = 0.25
-"""A pixel whose background error, summed over RGB, is this large looks three quarters like foreground: tanh(1)."""
+"""Background error, summed over RGB, at which a pixel counts as tanh(1), three quarters, foreground."""
 
 SMALLEST_WEIGHT = 1e-20
-"""Layer weights below this count as this in the logarithm, so that w log w is 0 at 0 and its slope there finite."""
+"""Added to layer weights in the logarithm, so that w log w is 0 at 0 and its gradient there finite."""
 
 
 def reconstruction_loss(reconstruction: Tensor, images: Tensor) -> Tensor:
@@ -43,8 +41,7 @@ def reconstruction_loss(reconstruction: Tensor, images: Tensor) -> Tensor:
 def pixel_entropy_loss(weights: Tensor) -> Tensor:
     """Mean over images and pixels of (sum over layers of w log w) squared: pushes each pixel to one layer.
 
-    Computed in float32 at least, whatever the precision of the weights. It runs over B x L x H x W numbers at each
-    step, so the slope is written out by hand: nothing is kept for the way back but the weights.
+    Computed in float32 at least, whatever the precision of the weights.
 
     Args:
         weights: B x L x H x W, layer weights that sum to one over L, 0 = background.
@@ -53,17 +50,17 @@ def pixel_entropy_loss(weights: Tensor) -> Tensor:
         A scalar.
     """
     precise = weights.to(torch.promote_types(weights.dtype, torch.float32))
-    entropy: Tensor = _NegativeEntropy.apply(precise)  # type: ignore[no-untyped-call]
-    return entropy.square().mean()
+    negative_entropy = (precise * (precise + SMALLEST_WEIGHT).log()).sum(dim=1)  # B x H x W
+    return negative_entropy.square().mean()
 
 
 def parsimony_loss(weights: Tensor) -> Tensor:
     """Mean over images of the sum over objects of the square root of their visible area; not in the paper.
 
-    The root makes one object cheaper than two that share its place, and pulls hardest on the smaller of the two, so
-    that doubled slots are given up, and with them the faintest parts of shadows. Areas are in pixels, one is added
-    before the root (and its root taken off again) so that the slope stays finite, and the sum is divided by the number
-    of pixels, as the other losses are.
+    The square root makes one slot on an object cheaper than two that share it, and its gradient is largest for the
+    smaller of the two, so redundant slots are given up, and with them the faintest parts of shadows. Areas are in
+    pixels; one is added before the root (and its root subtracted) so that the gradient stays finite, and the sum is
+    divided by the number of pixels, as the other losses are.
 
     Args:
         weights: B x L x H x W, layer weights that sum to one over L, 0 = background.
@@ -76,36 +73,20 @@ def parsimony_loss(weights: Tensor) -> Tensor:
     return ((area + 1).sqrt() - 1).sum() / (b * h * w)
 
 
-class _NegativeEntropy(torch.autograd.Function):
-    """B x L x H x W weights -> B x H x W, sum over L of w log w; slope log w + 1, and log(1e-20) at 0."""
-
-    @staticmethod
-    def forward(ctx: Any, weights: Tensor) -> Tensor:  # noqa: D102
-        ctx.save_for_backward(weights)
-        return weights.clamp_min(SMALLEST_WEIGHT).log_().mul_(weights).sum(dim=1)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: D102
-        (weights,) = ctx.saved_tensors
-        slope: Tensor = weights.clamp_min(SMALLEST_WEIGHT).log_().add_(weights.sign())
-        return slope.mul_(gradient.unsqueeze(1))
-
-
 def background_loss(
     images: Tensor, background: Tensor, predicted_error: Tensor, *, beta: float = 6.0
 ) -> dict[str, Tensor]:
-    """Robust reconstruction of the background: pixels that look like foreground hardly count (AE-NE).
+    """Robust reconstruction of the background: pixels that look like foreground are weighted down (AE-NE).
 
     With e the error of a pixel (smooth L1, summed over RGB), the loss is the mean over images and pixels of
-    ``(e + smooth_l1(predicted error, e / 3)) * weight``; the second term sends no gradient into e, and the weight is a
-    constant for the gradient.
+    ``(e + smooth_l1(predicted error, e / 3)) * weight``; no gradient goes through e in the second term or
+    through the weight.
 
     Args:
         images: B x 3 x H x W in [0, 1].
         background: B x 3 x H x W in [0, 1].
         predicted_error: B x 1 x H x W in [0, 1], the model's guess of the mean error over RGB.
-        beta: How strongly foreground pixels are left out; 0 counts all pixels alike.
+        beta: How strongly foreground pixels are weighted down; 0 weights all pixels equally.
 
     Returns:
         Scalars: ``total`` (= ``reconstruction`` + ``predicted_error``, the one to minimise), its two parts, and

@@ -1,6 +1,6 @@
-"""Glimpses in the windows of an image that they cover: drawn there, and gradients sent back.
+"""Placement of glimpses on the windows of an image that they cover, and its gradient.
 
-Source: the placement of the supplement's Algorithm 2; windows, and the order in which objects are drawn, are ours.
+Source: the spatial transformer of the supplement's Algorithm 2; windows and their grouping are ours.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from astseg.model.ops import shapes_are_fixed
 __all__ = ["Group", "PlacedGlimpses", "groups"]
 
 WINDOW_NUMBERS = 2**19
-"""Windows are drawn together while they hold at most so many numbers: they stay in a processor's cache."""
+"""Largest size of a group of windows, in numbers: it then stays in a processor's cache."""
 
 FEW_PIXELS = 2**14
-"""Drawing so many pixels in vain takes less time than starting another group."""
+"""Drawing this many needless pixels takes less time than starting another group."""
 
 WHOLE_NUMBERS = 2**26
-"""The same where whole images are drawn: few large steps suit other devices."""
+"""Largest size of a group where whole images are drawn: other devices want few large operations."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Group:
     """N objects that are drawn together, on windows of n x m pixels.
 
     Attributes:
-        objects: Which objects, N numbers counted through all images, 0 to BK - 1; or all of a slice.
+        objects: Indices of the objects among the BK of the batch, or a slice of them.
         rows: N, the first row of each window.
         columns: N, the first column of each window.
         size: (n, m).
-        corners: (image, slot, row, column) of each window; None where windows are whole images and the objects are all
-            those of some images.
-        images: Which images, where windows are whole images.
+        corners: (image, slot, row, column) of each window; None: windows are whole images, and the objects are all
+            those of ``images``.
+        images: The images of the objects, where windows are whole images.
     """
 
     objects: Tensor | slice
@@ -63,7 +63,7 @@ class Group:
         return torch.stack(self._windows(images))
 
     def put_into(self, planes: Tensor, visible: Tensor) -> None:
-        """N x n x m into the objects' own planes of B x L x H x W."""
+        """Write N x n x m into the objects' own planes of B x L x H x W."""
         if self.corners is None:
             planes[self.images, 1:] = visible.view(-1, planes.shape[1] - 1, *planes.shape[2:])
             return
@@ -98,9 +98,12 @@ class Group:
 
 
 def groups(objects: PlacedGlimpses, *, windows: bool | None, some: Tensor | None = None) -> Iterator[Group]:
-    """All objects once, or in windows some (B x K).
+    """Partition the objects into groups.
 
-    windows: Whether objects are drawn in windows instead of on whole images; None: where shapes may vary.
+    Args:
+        objects: All objects of a batch.
+        windows: Whether they are drawn in windows instead of on whole images; None: where shapes may vary.
+        some: B x K, the objects that are wanted, in windows; None: all of them.
     """
     position, scale, image_size = objects.position, objects.scale, objects.image_size
     b, k, *_, glimpse = objects.shape
@@ -115,7 +118,7 @@ def groups(objects: PlacedGlimpses, *, windows: bool | None, some: Tensor | None
     sides = position.new_tensor([image_size[1], image_size[0]])  # of x and y, as positions are
     centre = ((position + 1) * sides - 1) / 2
     reach = (1 + 1 / glimpse) / scale * sides / 2  # a pixel further away reads nothing but zeros
-    # A model that has diverged is told by its losses, so NaN has to find a window too.
+    # NaN gets a window too, so that it reaches the losses, by which a diverged model is recognised.
     last = (centre + reach).nan_to_num().floor().clamp_min(0).minimum(sides - 1)
     first = (centre - reach).nan_to_num().ceil().clamp_min(0).minimum(last)
     count = last - first + 1  # BK x 2, pixels
@@ -124,7 +127,7 @@ def groups(objects: PlacedGlimpses, *, windows: bool | None, some: Tensor | None
         kept = some.flatten()[order]
         area, order = area[kept], order[kept]
     sizes = _group_sizes(area.tolist())
-    all_at_once = len(sizes) == 1 and some is None  # then nothing need be picked out
+    all_at_once = len(sizes) == 1 and some is None  # then nothing need be gathered
     for numbers in [torch.arange(b * k)] if all_at_once else torch.split(order, sizes):
         m, n = count[numbers].amax(dim=0).int().tolist()
         corner = torch.minimum(first[numbers], sides - sides.new_tensor([m, n])).long()  # N x 2
@@ -134,10 +137,10 @@ def groups(objects: PlacedGlimpses, *, windows: bool | None, some: Tensor | None
 
 
 def _group_sizes(areas: list[float]) -> list[int]:
-    """Falling areas cut into runs that are not too large to be drawn at once.
+    """Lengths of groups of descending areas, each small enough to be drawn at once.
 
-    All windows of a run are as large as its first. Where they fall below a half another run begins, unless all that are
-    left, drawn as large, are too few more pixels for that.
+    All windows of a group are as large as its first. A new group begins where areas fall below half of it, unless
+    drawing all the remaining ones that large would add only few pixels.
     """
     sizes: list[int] = []
     largest, left = 0.0, sum(areas)
@@ -153,7 +156,7 @@ def _group_sizes(areas: list[float]) -> list[int]:
 
 
 class PlacedGlimpses:
-    """The glimpses of a batch on their way into the image, and gradients on their way back."""
+    """The glimpses of a batch placed in its images, and the gradients of that."""
 
     def __init__(self, glimpses: Tensor, position: Tensor, scale: Tensor, image_size: tuple[int, int]) -> None:
         """Prepare.
@@ -172,47 +175,47 @@ class PlacedGlimpses:
         self.position, self.scale = position.to(self.dtype).flatten(0, 1), scale.to(self.dtype).flatten(0, 1)
 
     def expect_gradients(self, *, whole: bool) -> None:
-        """Make room for gradients; whole: all objects are drawn, so all of it will be written."""
+        """Allocate the gradients; whole: all objects are drawn, so all of it will be written."""
         made = torch.empty_like if whole else torch.zeros_like
         self.gradients = made(self.glimpses, memory_format=torch.contiguous_format)
         self.position_gradient = made(self.position).view(*self.shape[:2], 2)
         self.scale_gradient = made(self.scale).view(*self.shape[:2], 2)
 
     def draw(self, group: Group) -> Tensor:
-        """A group's glimpses as they are seen in their windows, N x n x 4 x m."""
+        """A group's glimpses resampled to their windows, N x n x 4 x m."""
         g, (n, m), (height, width) = self.shape[-1], group.size, self.image_size
         position, scale = self.position[group.objects], self.scale[group.objects]
         self.rows = _Axis(position[:, 1], scale[:, 1], group.rows, count=n, side=height, glimpse=g)
         self.columns = _Axis(position[:, 0], scale[:, 0], group.columns, count=m, side=width, glimpse=g)
-        # Rows first: so rows, then columns, are sampled by a matrix product each, without moving anything in between.
-        seen = self.glimpses[group.objects].permute(0, 2, 1, 3)  # N x g x 4 x g
-        self.seen = seen.to(self.dtype, memory_format=torch.contiguous_format).flatten(2)
-        self.stretched = (self.rows.weights @ self.seen).view(-1, n * 4, g)  # N x 4n x g
+        # Rows before channels: rows, then columns, are resampled by a matrix product each, without a copy in between.
+        by_row = self.glimpses[group.objects].permute(0, 2, 1, 3)  # N x g x 4 x g
+        self.flat = by_row.to(self.dtype, memory_format=torch.contiguous_format).flatten(2)
+        self.stretched = (self.rows.weights @ self.flat).view(-1, n * 4, g)  # N x 4n x g
         return (self.stretched @ self.columns.weights.mT).view(-1, n, 4, m)
 
     def backward(self, group: Group, gradient: Tensor) -> None:
-        """Send the gradient of what was drawn last, N x n x 4 x m, back to glimpses, positions and scales."""
+        """Gradients of glimpses, positions and scales from that of the group drawn last, N x n x 4 x m."""
         g, (n, m) = self.shape[-1], group.size
         gradient = gradient.view(-1, n * 4, m)
         stretched = gradient @ self.columns.weights  # N x 4n x g
         x, scale_x = self.columns.backward(gradient.mT @ self.stretched)
         stretched = stretched.view(-1, n, 4 * g)
-        y, scale_y = self.rows.backward(stretched @ self.seen.mT)
+        y, scale_y = self.rows.backward(stretched @ self.flat.mT)
         back = (self.rows.weights.mT @ stretched).view(-1, g, 4, g)
         self.gradients[group.objects] = back.permute(0, 2, 1, 3).to(self.given_dtype)
         self.position_gradient.view(-1, 2)[group.objects] = torch.stack([x, y], dim=-1)
         self.scale_gradient.view(-1, 2)[group.objects] = torch.stack([scale_x, scale_y], dim=-1)
 
     def glimpse_gradient(self) -> Tensor:
-        """B x K x 4 x g x g, once all groups have been sent back."""
+        """B x K x 4 x g x g, after the backward pass of all groups."""
         return self.gradients.view(self.shape)
 
 
 class _Axis:
-    """Bilinear sampling along one axis: the pixels of windows from the pixels of glimpses."""
+    """Bilinear sampling along one axis (:func:`astseg.model.ops.sampling_weights`), in windows, with its gradient."""
 
     def __init__(self, position: Tensor, scale: Tensor, first: Tensor, *, count: int, side: int, glimpse: int) -> None:
-        """Work out the weights.
+        """Compute the weights.
 
         Args:
             position: N, in [-1, 1].
@@ -233,7 +236,7 @@ class _Axis:
         self.weights = (1 - self.distance.abs()).clamp_min_(0)
 
     def backward(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient of the weights, N x n x g, to those of position and scale, N each."""
-        slope = -self.distance.sign() * (self.weights > 0)
-        read = (gradient * slope).sum(dim=2) * (self.glimpse / 2)  # N x n
+        """Gradients of position and scale, N each, from that of the weights, N x n x g."""
+        derivative = -self.distance.sign() * (self.weights > 0)
+        read = (gradient * derivative).sum(dim=2) * (self.glimpse / 2)  # N x n
         return -self.scale * read.sum(dim=1), (read * self.offset).sum(dim=1)
