@@ -21,12 +21,13 @@ import torch
 
 from astseg.data import load_scenes
 from astseg.data.arrays import images_to_tensor
+from astseg.data.open import evenly_spaced
 from astseg.data.synthetic.generate import FAMILIES, render_scenes
 from astseg.discovery.background_subtraction import find_components
 from astseg.evaluation.metrics import segmentation_metrics
 from astseg.model.background import BackgroundModel
 from astseg.training import schedule
-from astseg.training.batches import Batches, evenly_spaced
+from astseg.training.batches import Batches
 from astseg.training.losses import background_loss
 from astseg.types import SceneArrays
 
@@ -47,8 +48,8 @@ RECIPES = {
     "published, complex": Recipe("complex", "paper", 128, (0.0, 0.0), half=False),
     "published, simple": Recipe("simple", "paper", 128, (0.0, 0.0), half=False),
     "small, paper": Recipe("small", "paper", 32, (0.5, 0.8), half=True),
-    "small, template": Recipe("small", "fixed", 32, (0.5, 0.8), half=True),
-    "small, palette": Recipe("small", "varying", 32, (0.5, 0.8), half=True),
+    "small, fixed": Recipe("small", "fixed", 32, (0.5, 0.8), half=True),
+    "small, varying": Recipe("small", "varying", 32, (0.5, 0.8), half=True),
 }
 
 

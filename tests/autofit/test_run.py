@@ -59,7 +59,7 @@ def test_from_pictures_to_masks_and_again(
     assert f"next                 astseg segment {out} {path} --out masks" in said
     config, info = RunFolder(out).load_config()
     assert (config.model.image_size, config.model.slots, config.objects.steps) == ((20, 28), 4, 20)
-    assert (info.images, info.data) == (29, str(path))
+    assert (info.images, info.data, info.resize, info.crop) == (29, str(path), "crop", 1.0)
     told = json.loads((out / "fit.json").read_text())
     assert {row["option"] for row in told["plan"]} >= {"--model.slots", "--steps", "--objects.flip"}
     for name in ("model.safetensors", "report.html", "health.json", "README.md"):

@@ -13,7 +13,6 @@ from astseg.discovery.components import Components, label_components
 from astseg.inference.mask_posterior import mask_posterior, visible_slots
 from astseg.inference.pipeline import Pipeline
 from astseg.model.astseg import build
-from astseg.model.ops import SPECK
 from tiny import MODEL
 
 B, K, H, W = 2, 3, 20, 28
@@ -136,7 +135,7 @@ def test_shares_sum_to_one_with_regions_too() -> None:
     alone = mask_posterior(weights, off, everyone, config=InferenceConfig(colour_std=0.15))
     for image, numbers in ((0, 3), (1, 1)):
         for number in range(numbers):
-            inside = regions.regions[image] == number
+            inside = regions.labels[image] == number
             product = alone[image, :, inside] * (alone[image, :, inside].mean(dim=1, keepdim=True) + 0.02).sqrt()
             torch.testing.assert_close(found[image, :, inside], product / product.sum(dim=0), rtol=1e-4, atol=1e-6)
 
@@ -144,8 +143,8 @@ def test_shares_sum_to_one_with_regions_too() -> None:
 def test_specks_own_nothing() -> None:
     weights = torch.zeros(1, 3, H, W)
     weights[:, 0] = 0.4
-    weights[0, 1, 3, : int(SPECK * H * W)] = 0.6
-    weights[0, 2, 4, : int(SPECK * H * W) + 1] = 0.6
+    weights[0, 1, 3, : int(InferenceConfig().smallest_slot * H * W)] = 0.6
+    weights[0, 2, 4, : int(InferenceConfig().smallest_slot * H * W) + 1] = 0.6
     assert visible_slots(weights).tolist() == [[False, True]]
 
 

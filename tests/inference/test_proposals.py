@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from astseg.config import Config, InferenceConfig, ModelConfig
+from astseg.config import Config, DiscoveryConfig, InferenceConfig, ModelConfig
 from astseg.discovery.background_subtraction import find_components
-from astseg.discovery.components import MARGIN, ON_MARGIN, Components, label_components
+from astseg.discovery.components import Components, label_components
 from astseg.errors import UserError
 from astseg.inference.mask_posterior import mask_posterior, visible_slots
 from astseg.inference.pipeline import Pipeline, inference
@@ -38,7 +38,7 @@ def regions_of(*boxes: tuple[int, int, int, int], limit: int = 4) -> Components:
 
 def frames(regions: Components, scale_numbers: int = 2) -> list[Frame]:
     """x, y and inverse scales of the glimpses that cover the regions of one image."""
-    position, scale = regions.frames(scale_numbers, SCALES)
+    position, scale = regions.glimpses(scale_numbers, SCALES)
     return [
         (*place, *size[:1], *size[-1:]) for place, size in zip(position[0].tolist(), scale[0].tolist(), strict=True)
     ][: int(regions.present.sum())]
@@ -66,7 +66,7 @@ def placed(latents: ObjectLatents, attention: Tensor, regions: Components) -> tu
 
 
 FAR: Frame = (0.9, -0.9, 9.0, 9.0)
-MOVED, AWAY = float(BEHIND) + ON_MARGIN, float(BEHIND) - ABSENT
+MOVED, AWAY = float(BEHIND) + InferenceConfig().proposal_margin, float(BEHIND) - ABSENT
 
 
 def shifted(frame: Frame, x: float, y: float, grown: float = 1.0) -> Frame:
@@ -262,7 +262,14 @@ def lies_on(output: SceneOutput, image: int, channel: int) -> bool:
     """Whether a slot has the frame of a rectangle."""
     top, bottom, left, right = RECTANGLES[channel]
     x, y = (left + right) / W - 1, (top + bottom) / H - 1
-    wanted = torch.tensor([x, y, W / (right - left) / MARGIN, H / (bottom - top) / MARGIN])
+    wanted = torch.tensor(
+        [
+            x,
+            y,
+            W / (right - left) / DiscoveryConfig().glimpse_margin,
+            H / (bottom - top) / DiscoveryConfig().glimpse_margin,
+        ]
+    )
     found = torch.cat([output.latents.position, output.latents.scale], dim=2)[image]
     return bool(((found - wanted).abs().amax(dim=1) < 1e-4).any())
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from astseg.config import DiscoveryConfig
 from astseg.data import load_scenes
 from astseg.data.arrays import images_to_tensor
 from astseg.data.cache import prepare
@@ -24,7 +25,6 @@ from astseg.training.batches import (
     Batch,
     Batches,
     FrozenBackground,
-    evenly_spaced,
     freeze_background,
     mirror,
     stream_seed,
@@ -89,14 +89,6 @@ def test_the_background_of_a_seed_shares_no_batches_with_the_objects_of_another(
             assert drawn(seed, "objects") != drawn(other, "background")
 
 
-@pytest.mark.parametrize(
-    ("count", "total", "indices"),
-    [(4, 10, [0, 2, 5, 7]), (5, 3, [0, 1, 2]), (1, 7, [0]), (3, 3, [0, 1, 2]), (400, 0, [])],
-)
-def test_evenly_spaced(count: int, total: int, indices: list[int]) -> None:
-    assert evenly_spaced(count, total) == indices
-
-
 def test_images_in_memory_are_not_copied(scenes: SceneArrays) -> None:
     batches = Batches(scenes, size=4, seed=5, flip=False, device=CPU)
     assert batches.images is not None
@@ -118,7 +110,7 @@ def test_backgrounds_stored_in_8_bits(scenes: SceneArrays, tmp_path: Path) -> No
     batches = Batches(scenes, size=3, seed=0, flip=False, device=CPU)
     torch.manual_seed(0)
     model = BackgroundModel((H, W), "small")
-    stored = freeze_background(model, batches, limit=0, folder=tmp_path, storage="uint8")
+    stored = freeze_background(model, batches, limit=0, folder=tmp_path, config=DiscoveryConfig(), storage="uint8")
     assert stored.images.dtype == torch.uint8
     indices = torch.tensor([7, 2])
     background = stored.draw(Batch(torch.zeros(2), indices, torch.tensor([False, False])))
@@ -138,11 +130,11 @@ def test_components_are_found_where_the_background_does_not_explain(tmp_path: Pa
         def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
             return backgrounds, torch.zeros(len(images), 1, H, W)
 
-    frozen = freeze_background(Oracle(), batches, limit=6, folder=tmp_path)  # type: ignore[arg-type]
+    frozen = freeze_background(Oracle(), batches, limit=6, folder=tmp_path, config=DiscoveryConfig())  # type: ignore[arg-type]
     assert torch.equal(frozen.images, backgrounds.half())
     assert isinstance(frozen.components, Components)
     assert scenes.labels is not None
-    found, true = frozen.components.regions.numpy() > 0, scenes.labels > 0
+    found, true = frozen.components.labels.numpy() > 0, scenes.labels > 0
     assert (found & true).sum() > 0.5 * found.sum()
     assert (found & true).sum() > 0.5 * true.sum() > 0
 
@@ -176,7 +168,11 @@ def test_frozen_backgrounds_of_images_on_disk_are_those_of_images_in_memory(
 
     def frozen(source: SceneArrays) -> FrozenBackground:
         return freeze_background(
-            model, Batches(source, size=3, seed=0, flip=True, device=CPU), limit=4, folder=tmp_path / "run"
+            model,
+            Batches(source, size=3, seed=0, flip=True, device=CPU),
+            limit=4,
+            folder=tmp_path / "run",
+            config=DiscoveryConfig(),
         )
 
     in_memory = frozen(scenes)
@@ -213,14 +209,14 @@ def test_every_rank_freezes_a_part_of_the_images(
     torch.manual_seed(0)
     model = BackgroundModel((H, W), "small").eval()
     alone = Batches(scenes, size=3, seed=0, flip=True, device=CPU)
-    whole = freeze_background(model, alone, limit=4, folder=tmp_path)
+    whole = freeze_background(model, alone, limit=4, folder=tmp_path, config=DiscoveryConfig())
     monkeypatch.setattr(batches, "AT_ONCE", at_once)
     parts, barrier = [None] * 3, threading.Barrier(3, timeout=60)
     ranks = [Rank(number, parts, barrier) for number in range(3)]
 
     def frozen(rank: Rank) -> FrozenBackground:
         own = Batches(scenes, size=3, seed=0, flip=True, device=CPU, world=rank)
-        return freeze_background(model, own, limit=4, folder=tmp_path)
+        return freeze_background(model, own, limit=4, folder=tmp_path, config=DiscoveryConfig())
 
     with ThreadPoolExecutor(3) as pool:
         shared = list(pool.map(frozen, ranks))

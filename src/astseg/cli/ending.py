@@ -46,7 +46,7 @@ def finish(
     console: Console,
 ) -> None:
     """Write masks of a few images and the report; print whether it worked and what comes next."""
-    preprocess = Preprocess.of_run(pipeline.image_size, info, declared_crop=source.crop)
+    preprocess = Preprocess.of_run(pipeline.image_size, info)
     written = write_examples(Segmenter(pipeline, preprocess), folder, source, command)
     page, health, findings = make_report(pipeline, few(scenes, EXAMINED), folder.path)
     console.print("")

@@ -22,6 +22,7 @@ from astseg.cli.loading import load
 from astseg.cli.train import run_info
 from astseg.config import Config, override, to_dict
 from astseg.data import SceneSource, open_source, select
+from astseg.data.sample import preprocess_for
 from astseg.errors import UserError
 from astseg.inference.pipeline import Pipeline
 from astseg.runs.distributed import World, init_world
@@ -89,7 +90,9 @@ def run_fit(command: Fit, console: Console) -> int:
         prepared = held.world.from_main(prepare)
         scenes = _load(command, prepared, console, held.world)
         minutes = held.world.from_main(lambda: prepared.minutes_left(time.monotonic() - begin))
-        info = run_info(command, scenes, resize=prepared.resize, crop=prepared.crop)
+        size = prepared.config.model.image_size
+        preprocess = preprocess_for(source, size, resize=prepared.resize, crop=prepared.crop)
+        info = run_info(command, scenes, preprocess)
         config = held.begin(prepared.config, info, {PLAN_FILE: {**prepared.plan, "training_minutes": minutes}})
         model = held.train(config, scenes, info, minutes=minutes)
         if held.world.is_main:

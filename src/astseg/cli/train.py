@@ -10,6 +10,7 @@ from astseg.cli import arguments
 from astseg.cli.loading import load
 from astseg.config import Config
 from astseg.data import fingerprint, open_source
+from astseg.data.resize import Preprocess
 from astseg.data.sample import preprocess_for
 from astseg.errors import UserError
 from astseg.runs.info import RunInfo
@@ -33,7 +34,7 @@ def train_run(command: arguments.Train | arguments.TrainBackground, console: Con
             config = dataclasses.replace(config, model=dataclasses.replace(config.model, background_width=width))
         source = open_source(command.data, command.reading)
         preprocess = preprocess_for(source, config.model.image_size, resize=command.resize, crop=command.crop)
-        info = run_info(command, scenes, resize=preprocess.resize, crop=preprocess.crop)
+        info = run_info(command, scenes, preprocess)
         config = held.begin(config, info)
         state = held.run.load_state()
         if state is not None and (state.phase == "done" or not (whole or state.phase == "background")):
@@ -46,15 +47,15 @@ def train_run(command: arguments.Train | arguments.TrainBackground, console: Con
     return 0
 
 
-def run_info(command: arguments.TrainBackground, scenes: SceneArrays, *, resize: str, crop: float | None) -> RunInfo:
+def run_info(command: arguments.TrainBackground, scenes: SceneArrays, preprocess: Preprocess) -> RunInfo:
     """The metadata of the run that a command begins."""
     return RunInfo(
         preset=command.preset,
         seed=command.seed,
         data=str(command.data),
         split=command.split,
-        resize=resize,
-        crop=crop,
+        resize=preprocess.resize,
+        crop=preprocess.crop,
         camera=command.camera,
         stride=command.stride,
         frames=command.frames,

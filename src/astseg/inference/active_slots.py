@@ -1,6 +1,6 @@
-"""Some slots of each image, as many of one as of another: what is off needs no planes between drawing and the result.
+"""Some slots of each image, as many of one as of another: pruned slots need no planes between drawing and the result.
 
-Ours, not in the paper, where every slot is drawn. A trained model has most of its slots off.
+Ours, not in the paper, where every slot is drawn. A trained model has most of its slots inactive.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ActiveSlots:
         """
         self.slots = wanted.shape[1]
         first = wanted.int().sort(dim=1, descending=True, stable=True).indices[:, :count]
-        # Their order stays: on it hangs which of two equal objects owns the pixels.
+        # In their order, which decides between two equal objects.
         self.indices = first.sort(dim=1).values  # B x N
 
     def of(self, values: Tensor) -> Tensor:

@@ -1,15 +1,15 @@
-"""Mask posterior: to which layer each pixel belongs, given the layer weights and the colours that the layers draw.
+"""Mask posterior: the layer of each pixel, given the layer weights and the colours that the layers draw.
 
-Ours, not the paper's, whose masks are the layers with the largest weights. Those weights are a guess before the image is
-looked at: outlines are drawn by a small glimpse generator and are a pixel off here and there. But the layers also say
-which colours to expect, so Bayes' rule applies: the weight is the prior, a normal distribution around the layer's colour
-the likelihood, and the posterior gives each layer its responsibility for the pixel.
+Ours, not the paper's, whose masks are the layers with the largest weights. Those weights are a guess before the image
+is compared: outlines are drawn by a small glimpse generator and are a pixel off here and there. But the layers also
+predict colours, so Bayes' rule applies: the weight is the prior, a normal distribution around the layer's colour the
+likelihood, and the posterior gives each layer its responsibility for the pixel.
 
-Redundant slots are suppressed: if another layer explains most of a slot's pixels almost as well, the slot is removed. Such
-are the second of two slots on one object, and slots that draw what the background shows as well.
+Redundant slots are suppressed: if another layer explains most of a slot's pixels almost as well, the slot is removed.
+Such are the second of two slots on one object, and slots that draw what the background shows as well.
 
-Where foreground components are known, their pixels have a say in each other's layer: what lies in one component mostly is
-one object, and what lies in none mostly is background.
+Where foreground components are known, the pixels of one mostly belong to one object, and those of none to the
+background: the mean responsibility within the component counts too.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ def invisible_margin(slots: int) -> float:
 def load_pipeline(
     run: str | PathLike[str], *, device: torch.device | None = None, precision: str = "float32"
 ) -> tuple[Pipeline, Config, RunInfo]:
-    """The trained model of a run folder with the run's settings of inference, its configuration, and what it learnt from.
+    """The trained model of a run folder with its settings of inference, its configuration, and its metadata.
 
     Args:
         run: The folder.

@@ -1,7 +1,7 @@
 """The interface for users: a trained model that takes images of any kind and size.
 
-An image is brought to the model's size by the preprocessing of the run, so that masks are those that were measured; they
-come back at the image's own size. Pixels that the preprocessing crops off are background.
+An image is brought to the model's size by the preprocessing of the run, so that masks are those that were measured, and
+they come back at the image's own size. Pixels that the preprocessing crops off are background.
 """
 
 from __future__ import annotations
