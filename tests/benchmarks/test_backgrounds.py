@@ -16,10 +16,10 @@ def test_two_recipes_run_once(
     few = partial(render_scenes, "rooms", seed=0, count=9, size=32)
     monkeypatch.setattr(benchmark, "render_scenes", lambda *_, **__: few())
     words = f"rooms --size 32 --seconds 0.5 --points 2 --out {tmp_path} --recipes".split()
-    words += ["small, palette", "small, paper"]
+    words += ["small, varying", "small, paper"]
     benchmark.main(words)
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert [line["recipe"] for line in lines] == ["small, palette", "small, paper"]
+    assert [line["recipe"] for line in lines] == ["small, varying", "small, paper"]
     assert all(len(line["curve"]) >= 1 and line["curve"][-1]["mse"] > 0 for line in lines)
     capsys.readouterr()
     benchmark.main(words)  # everything is there

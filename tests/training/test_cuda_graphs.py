@@ -58,3 +58,11 @@ def test_low_precision_is_that_of_the_module_and_not_of_its_gradients(model: Ast
     assert not torch.is_autocast_enabled("cpu")
     output.reconstruction.sum().backward()
     assert all(one.grad is not None and one.grad.dtype == torch.float32 for one in generator.parameters())
+
+
+def test_where_no_slot_is_active_all_are_drawn(model: AstSeg, images: Tensor) -> None:
+    """Fresh slots are far below the background, and everything is still to be learnt."""
+    with torch.no_grad():
+        model.renderer.background_log_activation.fill_(30.0)
+    weights = RenderStep.output(RenderStep(model, pruning_margin=5.0)(images, images)).weights
+    assert (weights[:, 1:].amax(dim=(2, 3)) > 0).all()

@@ -413,9 +413,9 @@ def test_a_joint_step_computes_the_background_once(
         calls.append("background")
         return forward(self, images)
 
-    def seen(images: Tensor, background: Tensor, predicted_error: Tensor, *, limit: int) -> Components:
+    def seen(images: Tensor, background: Tensor, predicted_error: Tensor, **settings: Any) -> Components:
         found.append(background)
-        return find_components(images, background, predicted_error, limit=limit)
+        return find_components(images, background, predicted_error, **settings)
 
     monkeypatch.setattr(BackgroundModel, "forward", counted)
     monkeypatch.setattr(phases, "find_components", seen)

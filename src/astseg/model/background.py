@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from astseg.errors import UserError
 from astseg.model.background_colours import COLOURS, ColourMixture, View
+from astseg.model.fast.layers import convolve_transposed
 
 __all__ = [
     "BackgroundModel",
@@ -190,7 +191,7 @@ class _PositionedConvolution(nn.Module):
     def _convolve(self, features: Tensor, weight: Tensor) -> Tensor:
         plan = self.plan
         if self.transposed:
-            return functional.conv_transpose2d(features, weight, None, plan.stride, plan.padding, plan.output_padding)
+            return convolve_transposed(features, weight, None, plan.stride, plan.padding, plan.output_padding)
         return functional.conv2d(features, weight, None, plan.stride, plan.padding)
 
 

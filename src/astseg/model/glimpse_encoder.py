@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from astseg.model.fast.layers import Convolution, GroupNorm
 from astseg.model.ops import at_least_float32, crop_glimpses, full_precision, shapes_are_fixed
 
 __all__ = ["GlimpseEncoder"]
@@ -33,8 +34,8 @@ class GlimpseEncoder(nn.Module):
         self.side = side
         layers: list[nn.Module] = []
         for before, after, stride in ((4, width, 1), (width, width, 2), (width, 2 * width, 2)):
-            convolution = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
-            layers += [convolution, nn.GroupNorm(after // 16, after), nn.CELU()]
+            convolution = Convolution(before, after, 3, stride, padding=1, bias=False)
+            layers += [convolution, GroupNorm(after // 16, after), nn.CELU()]
         cells = (side // 4) ** 2
         self.network = nn.Sequential(
             *layers,

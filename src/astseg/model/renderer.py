@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from astseg.model.fast.compositing import draw_and_blend
+from astseg.model.fast.layers import TransposedConvolution
 from astseg.model.ops import at_least_float32, blend_layers, full_precision, place_glimpses, shapes_are_fixed
 from astseg.types import ObjectLatents
 
@@ -68,11 +69,11 @@ class GlimpseGenerator(nn.Sequential):
             channels: Output channels of the layers; the last is 4, RGB and mask.
         """
         # The first layer turns 1 x 1 into 2 x 2. A group of every GroupNorm has 16 channels, or all if there are fewer.
-        layers: list[nn.Module] = [nn.ConvTranspose2d(appearance_size, channels[0], 2, 2, bias=False)]
+        layers: list[nn.Module] = [TransposedConvolution(appearance_size, channels[0], 2, 2, bias=False)]
         last = len(channels) - 1
         for i, (before, after) in enumerate(itertools.pairwise(channels), start=1):
             layers += [nn.GroupNorm(max(1, before // 16), before), nn.CELU()]
-            layers += [nn.ConvTranspose2d(before, after, 4, 2, 1, bias=i == last)]
+            layers += [TransposedConvolution(before, after, 4, 2, 1, bias=i == last)]
         super().__init__(*layers, nn.Sigmoid())
         self.side = 2 ** len(channels)
         self.appearance_size = appearance_size

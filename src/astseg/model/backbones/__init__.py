@@ -11,7 +11,7 @@ from astseg.errors import UserError
 from astseg.model.backbones.segformer import Segformer
 from astseg.model.backbones.small_cnn import SmallCNN
 from astseg.model.backbones.unet import UNet, unet_widths
-from astseg.model.layers import Size
+from astseg.model.fast.layers import Size
 
 __all__ = ["Backbone", "build_backbone"]
 

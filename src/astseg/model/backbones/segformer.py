@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from astseg.model.backbones.mix_transformer import MIX_TRANSFORMERS, MixTransformer, initialise
 from astseg.model.backbones.pretrained import body_weights
-from astseg.model.layers import Size, quarter
+from astseg.model.fast.layers import Size, quarter
 from astseg.model.ops import full_precision
 
 __all__ = ["MIX_TRANSFORMERS", "DecodeHead", "Segformer", "licence_notice"]

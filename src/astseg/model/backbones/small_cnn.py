@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from astseg.model.layers import Size, convolution3x3, quarter
+from astseg.model.fast.layers import Convolution, GroupNorm, Size, convolution3x3, quarter
 
 __all__ = ["SmallCNN"]
 
@@ -17,9 +17,9 @@ class _Level(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, groups: int) -> None:
         super().__init__()
-        self.down = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
+        self.down = Convolution(in_channels, out_channels, 3, stride=2, padding=1)
         self.residual = convolution3x3(out_channels, out_channels)
-        self.norm = nn.GroupNorm(groups, out_channels)
+        self.norm = GroupNorm(groups, out_channels)
 
     def forward(self, features: Tensor) -> Tensor:
         """features: B x C x h x w -> B x out_channels x ceil(h/2) x ceil(w/2)."""
@@ -57,7 +57,7 @@ class SmallCNN(nn.Module):
         self.levels = nn.ModuleList(_Level(a, b, groups=groups) for a, b in zip(widths, widths[1:], strict=False))
         self.laterals = nn.ModuleList(nn.Conv2d(width, decoder_width, 1) for width in widths[1:])
         self.merges = nn.ModuleList(
-            nn.Sequential(convolution3x3(decoder_width, decoder_width), nn.GroupNorm(groups, decoder_width), nn.CELU())
+            nn.Sequential(convolution3x3(decoder_width, decoder_width), GroupNorm(groups, decoder_width), nn.CELU())
             for _ in widths[2:]
         )
         self.head = nn.Conv2d(decoder_width, out_channels, 1)

@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from astseg.errors import UserError
-from astseg.model.layers import Size, convolution3x3
+from astseg.model.fast.layers import Size, convolution3x3
 
 __all__ = ["UNet", "unet_widths"]
 
