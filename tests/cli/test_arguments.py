@@ -3,7 +3,6 @@
 import dataclasses
 import subprocess
 import sys
-import typing
 from pathlib import Path
 
 import pytest
@@ -180,11 +179,10 @@ def test_every_command_has_help_on_every_option(name: str, capsys: pytest.Captur
         elif "help" in field.metadata:
             assert f"--{field.name.replace('_', '-')}" in text
     if issubclass(kind, arguments.TrainBackground):
-        hints = typing.get_type_hints(Config)
         for part, values in to_dict(preset("small")).items():
             for setting in values:
-                assert f"--{part}.{setting.replace('_', '-')}" in text
-                assert f"\n        {setting}: " in hints[part].__doc__  # where the help of a setting is from
+                assert f"--{part}.{setting}".replace("_", "-") in text
+        assert "the largest number of objects in an image" in text  # the meaning of a setting
     assert "`" not in text
 
 

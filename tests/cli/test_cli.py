@@ -321,7 +321,7 @@ def test_a_precision_is_asked_for_and_told(place: Path, tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from astseg.cli import main
-from astseg.training import loop, monitor
+from astseg.training import monitor, steps
 
 def die(self, model, phase, step, seconds):
     if (phase, step) == ("objects", 7):

@@ -221,7 +221,7 @@ def test_states_that_are_all_damaged(run: RunFolder, told: list[str], kind: str)
         ("truncated weights", r"model.safetensors' is broken \(truncated or changed after it was written\)"),
         ("no moments", r"optimizer.safetensors' is not there"),
         ("half a manifest", r"state.json' is broken \((Expecting|Unterminated) [\w ']+: line \d.*\)"),
-        ("no files", r"state.json' is broken \(it is no manifest of a state\)"),
+        ("no files", r"state.json' is broken \(changed after it was written\)"),
     ],
 )
 def test_a_damage_is_named(run: RunFolder, kind: str, reason: str) -> None:
@@ -231,11 +231,13 @@ def test_a_damage_is_named(run: RunFolder, kind: str, reason: str) -> None:
         RunFolder(run.path).load_state()
 
 
-def test_a_manifest_of_format_1_has_a_digest_of_its_own_and_is_read(run: RunFolder) -> None:
+@pytest.mark.parametrize("edit", [{"step": 3}, {"seed": 5}, {"sha256": "0" * 64}])
+def test_an_edited_manifest_is_refused(run: RunFolder, edit: dict[str, Any]) -> None:
     with_moments(run, 1)
     manifest = run.path / "training_state" / MANIFEST
-    manifest.write_bytes(change(json.loads(manifest.read_bytes()), sha256="0" * 64))
-    assert RunFolder(run.path).load_state() == state_at(1)
+    manifest.write_bytes(change(json.loads(manifest.read_bytes()), **edit))
+    with pytest.raises(UserError, match=r"state.json' is broken \(changed after it was written\)"):
+        RunFolder(run.path).load_state()
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))

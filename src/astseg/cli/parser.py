@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
     """Options from the fields of a dataclass; mistakes raise :class:`UserError`."""
 
     def __init__(self, kind: type, *, prog: str, nested: Any = None) -> None:
-        """Read the fields: those made here, and those of a nested dataclass of dataclasses, helped by docstrings.
+        """Read the fields: those made here, and those of the settings, with their meanings.
 
         Args:
             kind: A dataclass.
@@ -66,7 +66,7 @@ class Parser(argparse.ArgumentParser):
                     group = self.add_argument_group(part.name, _cleaned(part_hint).partition("\n")[0])
                     for one, one_hint in _fields(part_hint):
                         default = getattr(getattr(nested, part.name), one.name)
-                        text = _attribute(part_hint, one.name)
+                        text = one.metadata["setting"].meaning
                         self._add_option(group, f"{part.name}.{one.name}", one_hint, default, text)
         self.usage = " ".join(usage)
 
@@ -137,12 +137,6 @@ def _fields(kind: Any) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
 def _cleaned(kind: Any) -> str:
     """The docstring of a class without its markup."""
     return re.sub(r":\w+:(?=`)|`+", "", inspect.cleandoc(kind.__doc__ or ""))
-
-
-def _attribute(kind: Any, name: str) -> str:
-    """What the docstring of a class says about an attribute, in one line."""
-    found = re.search(rf"^    {name}: (.*(?:\n {{5,}}.*)*)", _cleaned(kind), re.MULTILINE)
-    return " ".join(found[1].split()) if found else ""
 
 
 def _spelled(words: Sequence[str]) -> list[str]:

@@ -56,9 +56,9 @@ def spelled_settings(settings: Config, usual: Config) -> list[str]:
         for name, value in values.items():
             if value == before[part][name]:
                 continue
-            option = f"{part}.{name.replace('_', '-')}"
+            option = f"{part}.{name}".replace("_", "-")
             if isinstance(value, bool):
-                words.append(f"--{option}" if value else f"--{part}.no-{name.replace('_', '-')}")
+                words.append(f"--{option}" if value else f"--{part}.no-{name}".replace("_", "-"))
             else:
                 words += [f"--{option}", *(str(one) for one in (value if isinstance(value, list) else [value]))]
     return words

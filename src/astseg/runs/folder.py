@@ -166,7 +166,7 @@ class RunFolder:
 
     def save_weights(self, model: nn.Module) -> None:
         """Write ``model.safetensors``."""
-        save_tensors(self.path / "model.safetensors", model.state_dict())
+        save_tensors(self.path / "model.safetensors", model.state_dict(), checksum=True)
 
     def save_state(self, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         """Write ``training_state/``, whole or not at all; first the log of the steps before it is on the disk.

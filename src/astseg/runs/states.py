@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +82,7 @@ class StateStore:
                 digests = {WEIGHTS: save_tensors(self._part / WEIGHTS, model.state_dict())}
                 if optimizer is not None:
                     digests[MOMENTS] = save_tensors(self._part / MOMENTS, _optimizer_tensors(optimizer))
-                write_json(self._part / MANIFEST, {**asdict(state), "files": digests})
+                write_json(self._part / MANIFEST, _signed({**asdict(state), "files": digests}))
                 if self._is_whole(self.newest):
                     shutil.rmtree(self.before, ignore_errors=True)
                     os.replace(self.newest, self.before)
@@ -150,6 +151,11 @@ class StateStore:
         return True
 
 
+def _signed(values: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with the SHA-256 of everything else in it."""
+    return {**values, "sha256": hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()}
+
+
 def _verified(folder: Path) -> TrainingState:
     """The state of a folder, all files of which are as they were written.
 
@@ -159,8 +165,10 @@ def _verified(folder: Path) -> TrainingState:
     file = folder / MANIFEST
     try:
         values = json.loads(read(file))
+        signature = values.pop("sha256")
+        if _signed(values)["sha256"] != signature:
+            raise BrokenFileError("changed after it was written")
         digests = dict(values.pop("files"))
-        values.pop("sha256", None)  # format 1 has a digest of the manifest itself
         state = TrainingState(**{**values, "phase": migrated_phase(values["phase"])})
         if state.phase not in PHASES or not isinstance(state.step, int) or WEIGHTS not in digests:
             raise BrokenFileError("it is no manifest of a state")
