@@ -22,8 +22,9 @@ from astseg.errors import UserError
 from astseg.runs.distributed import SINGLE, ReadOnlyRunFolder, World, init_world
 from astseg.runs.states import TrainingState
 from astseg.training.batches import Batches
+from tiny import ROUNDS_ALIKE
 
-WEIGHTS = 4e-3
+WEIGHTS = 1e-3 if ROUNDS_ALIKE else 4e-3
 """By how much weights may differ; Adam makes whole steps of gradients near 0 too, and one of the background is 2e-3."""
 
 SETTINGS: dict[str, Any] = {
@@ -110,7 +111,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(place: Path, out: Path, command: str = "train") -> list[str]:
-    return f"{command} {place}/desk --out {out} --config {place}/tiny.json".split()
+    """With seed 0 a gradient near 0 has another sign in two processes, and Adam makes a whole step of it."""
+    return f"{command} {place}/desk --out {out} --config {place}/tiny.json --seed 1".split()
 
 
 def wait_for(run: Path, there: Callable[[dict[str, Any]], bool]) -> None:

@@ -66,7 +66,7 @@ class Parser(argparse.ArgumentParser):
                     group = self.add_argument_group(part.name, _cleaned(part_hint).partition("\n")[0])
                     for one, one_hint in _fields(part_hint):
                         default = getattr(getattr(nested, part.name), one.name)
-                        text = one.metadata["setting"].meaning
+                        text = _plain(one.metadata["setting"].meaning)
                         self._add_option(group, f"{part.name}.{one.name}", one_hint, default, text)
         self.usage = " ".join(usage)
 
@@ -136,7 +136,12 @@ def _fields(kind: Any) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
 
 def _cleaned(kind: Any) -> str:
     """The docstring of a class without its markup."""
-    return re.sub(r":\w+:(?=`)|`+", "", inspect.cleandoc(kind.__doc__ or ""))
+    return _plain(inspect.cleandoc(kind.__doc__ or ""))
+
+
+def _plain(text: str) -> str:
+    """A text of a docstring without its markup."""
+    return re.sub(r":\w+:(?=`)|`+", "", text)
 
 
 def _spelled(words: Sequence[str]) -> list[str]:
