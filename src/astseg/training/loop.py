@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from astseg.config import BackgroundConfig, Config
+from astseg.config import BackgroundConfig, Config, ObjectsConfig
 from astseg.config.device import default_device
 from astseg.data.open import evenly_spaced
 from astseg.errors import UserError
@@ -240,11 +240,7 @@ def train_objects(
         (position,) = job.world.maximum(clock.position(state.step))
         if position >= clock.steps or phase(int(position)) is None:
             continue
-        parameters = list(model.parameters()) if joint else model.object_parameters()
-        # Made anew for the joint phase, as in the reference: the moments of the objects are lost.
-        optimizer = torch.optim.Adam(
-            parameters, lr=objects.learning_rate, betas=objects.betas, eps=objects.eps, fused=True
-        )
+        optimizer = _object_optimizer(model, objects, joint=joint)
         if state.step and state == saved and joint == (state.phase == "joint"):
             run.restore(model, optimizer)
         losses = joint_losses(model, config) if joint else frozen_losses(model, config, batches, folder=run.path)
@@ -263,6 +259,12 @@ def train_objects(
     run.save_weights(model)
     run.save_state(TrainingState("done", state.step, seconds, state.background_seconds, seed), model, None)
     return seconds
+
+
+def _object_optimizer(model: AstSeg, config: ObjectsConfig, *, joint: bool) -> torch.optim.Optimizer:
+    """Adam over what a stage trains; made anew for the joint phase, as in the reference: its moments are lost."""
+    parameters = list(model.parameters()) if joint else model.object_parameters()
+    return torch.optim.Adam(parameters, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
 
 
 def choose_background_width(

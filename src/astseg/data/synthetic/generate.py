@@ -149,15 +149,7 @@ def write_scenes(
         family, seed=seed, start=start, count=count, size=size, max_objects=max_objects, processes=processes
     )
     out = Path(out).absolute()
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: expected a new or empty folder, give another name")
-    if out.is_dir() and any(out.iterdir()):
-        raise UserError(f"folder {out} is not empty: expected a new or empty one, give another name or remove it")
-    unfinished = out.parent / f".{out.name}.unfinished-{os.getpid()}"
-    try:
-        unfinished.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"cannot make folder {unfinished} ({error.strerror}): give another name for {out}") from error
+    unfinished = _unfinished_folder(out)
     try:
         for first in range(start // _FOLDER_SIZE, (start + count - 1) // _FOLDER_SIZE + 1):
             (unfinished / f"{family}_full" / str(first)).mkdir(parents=True)
@@ -168,14 +160,8 @@ def write_scenes(
             done += len(numbers)
             if progress is not None:
                 progress(done)
-        made = {
-            "family": family,
-            "seed": seed,
-            "start": start,
-            "count": count,
-            "size": list(shape),
-            "max_objects": max_objects,
-        }
+        made = {"family": family, "seed": seed, "start": start, "count": count, "size": list(shape)}
+        made["max_objects"] = max_objects
         (unfinished / "scenes.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
         (unfinished / "README.md").write_text(_readme(made), encoding="utf-8")
         if out.is_dir():
@@ -184,6 +170,24 @@ def write_scenes(
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def _unfinished_folder(out: Path) -> Path:
+    """A new folder beside one that is to be made.
+
+    Raises:
+        UserError: There is something already, or no folder can be made there.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: expected a new or empty folder, give another name")
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"folder {out} is not empty: expected a new or empty one, give another name or remove it")
+    unfinished = out.parent / f".{out.name}.unfinished-{os.getpid()}"
+    try:
+        unfinished.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot make folder {unfinished} ({error.strerror}): give another name for {out}") from error
+    return unfinished
 
 
 def _in_chunks(
