@@ -72,7 +72,7 @@ def test_streams_are_independent() -> None:
         stream_seed(seed, loop, step, rank)
         for seed in (0, 1, 2, 2**32 - 1)
         for loop in LOOPS
-        for step in (0, 1, 2, 1_000_003)
+        for step in (0, 1, 2, 999_999)
         for rank in (None, 0, 1)
     ]
     assert len(set(numbers)) == len(numbers)

@@ -114,9 +114,15 @@ class Batches:
 
 
 def stream_seed(seed: int, loop: str, step: int, rank: int | None = None) -> int:
-    """64 bits for the generator of a step: a hash, so that no two seeds, loops, steps or ranks share a stream."""
+    """The seed of the generator for a step, which on a CPU takes 32 bits of it.
+
+    Steps of the background are counted through, a million a seed. Those of the objects and of ranks are hashed, so that
+    no seed shares its objects' stream with the background of another.
+    """
+    if loop == "background" and rank is None:
+        return seed * 1_000_003 + step
     key = () if rank is None else (rank,)
-    return int(np.random.SeedSequence([seed, LOOPS.index(loop), step], spawn_key=key).generate_state(1, np.uint64)[0])
+    return int(np.random.SeedSequence([seed, LOOPS.index(loop), step], spawn_key=key).generate_state(1, np.uint32)[0])
 
 
 def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
