@@ -4,9 +4,9 @@
 
 Every variant starts from the same seed, sees the same batches and takes the same number of steps. What is reduced,
 beside image size and steps, stands in :func:`reduced`. The variants of the curriculum share one trained background.
-They are guided alike by the regions that differ from it, the first third of their steps by these alone, because in so
-few steps nothing is learnt without (``--guidance 0`` shows it); baseline training has no background to guide it. A
-finished variant is kept in ``results.jsonl`` and not run again, so the script can be stopped.
+All learn from pseudo-labels, the components that differ from it, the first third of their steps by these alone,
+because in so few steps nothing is learnt without (``--pseudo-labels 0`` shows it); baseline training has no background
+to find them by. A finished variant is kept in ``results.jsonl`` and not run again, so the script can be stopped.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Plan:
         steps: Steps of the objects.
         background_steps: Steps of the background in the curriculum.
         points: Measurements of a learning curve.
-        guidance: Weight of the guidance at the start.
+        pseudo_labels: Weight of their loss at the start.
     """
 
     train: SceneArrays
@@ -68,7 +68,7 @@ class Plan:
     steps: int
     background_steps: int
     points: int
-    guidance: float
+    pseudo_labels: float
 
 
 def reduced(plan: Plan) -> Config:
@@ -104,8 +104,8 @@ def reduced(plan: Plan) -> Config:
                 "warmup": plan.steps // 10,
                 "decay": "cosine",
                 "entropy_ramp": plan.steps // 2,
-                "pseudo_label_steps": plan.steps // 3 if plan.guidance else 0,
-                "pseudo_label_weight": plan.guidance,
+                "pseudo_label_steps": plan.steps // 3 if plan.pseudo_labels else 0,
+                "pseudo_label_weight": plan.pseudo_labels,
                 "pseudo_label_decay": 2 * plan.steps,
                 "precision": precision,
             },
@@ -199,7 +199,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1000, help="steps of the objects (default 1000)")
     parser.add_argument("--background-steps", type=int, default=1500, help="steps of the background (default 1500)")
     parser.add_argument("--points", type=int, default=10, help="measurements of a learning curve (default 10)")
-    parser.add_argument("--guidance", type=float, default=0.5, help="weight of the guidance (default 0.5; 0: none)")
+    parser.add_argument(
+        "--pseudo-labels", type=float, default=0.5, help="weight of the pseudo-label loss (default 0.5; 0: none)"
+    )
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds (default 1)")
     return parser.parse_args(arguments)
 
@@ -211,7 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         load_scenes(options.data, size=options.size, selection=selection, max_label=options.slots)
         for selection in (options.train, options.test)
     )
-    plan = Plan(train, test, options.slots, options.steps, options.background_steps, options.points, options.guidance)
+    plan = Plan(
+        train, test, options.slots, options.steps, options.background_steps, options.points, options.pseudo_labels
+    )
     results = run_all(plan, out=options.out, seeds=options.seeds)
     (options.out / "table.md").write_text(table(results) + "\n")
     curves = {name: [result["curve"] for result in results if result["variant"] == name] for name in VARIANTS}

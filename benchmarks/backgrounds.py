@@ -3,7 +3,7 @@
     python benchmarks/backgrounds.py objects_room_64.npz --seconds 300 --threads 1 --out runs/backgrounds
 
 The judge is the mean squared error on pixels whose true label is background, of images that were not trained on; and at
-the end the regions that differ from the background, which guide the objects, against the true masks. Every recipe has
+the end the components that differ from the background, the pseudo-labels, against the true masks. Every recipe has
 the same seconds of processor time; measuring is not counted. Learning rate and weight follow the published schedules,
 stretched over the steps that fit into the seconds.
 """
@@ -53,8 +53,8 @@ RECIPES = {
 }
 
 
-REGIONS = 12
-"""Regions of an image at most, as many as the preset ``small`` has slots."""
+COMPONENTS = 12
+"""Components of an image at most, as many as the preset ``small`` has slots."""
 
 
 @torch.no_grad()
@@ -67,11 +67,13 @@ def error_behind(model: BackgroundModel, test: SceneArrays) -> float:
 
 
 @torch.no_grad()
-def regions_found(model: BackgroundModel, test: SceneArrays) -> dict[str, float]:
-    """ARI-FG and mIoU of the regions that differ from the background."""
+def components_found(model: BackgroundModel, test: SceneArrays) -> dict[str, float]:
+    """ARI-FG and mIoU of the components that differ from the background."""
     assert test.labels is not None
     images, labels = images_to_tensor(test.images), torch.from_numpy(test.labels).long()
-    found = torch.cat([find_components(part, *model(part), limit=REGIONS).labels for part in images.split(50)]).long()
+    found = torch.cat(
+        [find_components(part, *model(part), limit=COMPONENTS).labels for part in images.split(50)]
+    ).long()
     figures = segmentation_metrics(labels, found)
     return {name: round(float(figures[name].mean()), 4) for name in ("ari_fg", "miou")}
 
@@ -79,7 +81,7 @@ def regions_found(model: BackgroundModel, test: SceneArrays) -> dict[str, float]
 def learn(
     recipe: Recipe, train: SceneArrays, test: SceneArrays, *, seconds: float, seed: int, points: int
 ) -> dict[str, Any]:
-    """One run: its error against seconds and steps, and its regions."""
+    """One run: its error against seconds and steps, and its components."""
     torch.manual_seed(seed)
     height, width = train.images.shape[1:3]
     model = BackgroundModel((height, width), recipe.width, form=recipe.form).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -107,21 +109,21 @@ def learn(
         spent += time.process_time() - begun
         if spent >= seconds * (len(curve) + 1) / points:
             curve.append({"seconds": round(spent, 1), "step": step, "mse": round(error_behind(model, test), 5)})
-    return {"curve": curve, **regions_found(model, test)}
+    return {"curve": curve, **components_found(model, test)}
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """A row a run; the last column is when it was as good as the best of the published recipes ever became."""
     published = [p["mse"] for r in results if r["recipe"].startswith("published") for p in r["curve"]]
-    lines = ["| recipe | seed | steps | MSE on background | regions: ARI-FG | mIoU | as good as published after |"]
+    lines = ["| recipe | seed | steps | MSE on background | components: ARI-FG | mIoU | as good as published after |"]
     lines += ["|-|-|-|-|-|-|-|"]
     for result in results:
         last = result["curve"][-1]
         reached = [p["seconds"] for p in result["curve"] if published and p["mse"] <= min(published)]
         after = f"{reached[0]:.0f} s" if reached else "never"
-        regions = f"{100 * result['ari_fg']:.1f} | {100 * result['miou']:.1f}"
+        components = f"{100 * result['ari_fg']:.1f} | {100 * result['miou']:.1f}"
         name, seed = result["recipe"], result["seed"]
-        lines.append(f"| {name} | {seed} | {last['step']} | {last['mse']:.5f} | {regions} | {after} |")
+        lines.append(f"| {name} | {seed} | {last['step']} | {last['mse']:.5f} | {components} | {after} |")
     return "\n".join(lines)
 
 

@@ -65,7 +65,7 @@ def prepare_folder(folder: Path, _: int) -> None:
 
 
 def train_on_cache(folder: Path, steps: int) -> None:
-    """What ``astseg train`` does, shortened: all phases, guidance included."""
+    """What ``astseg train`` does, shortened: all phases, pseudo-labels included."""
     import torch
 
     from astseg.config.presets import preset

@@ -1,8 +1,9 @@
-"""The researcher's door: build the network, then take the steps of the curriculum by hand.
+"""For researchers: build the network, then take the steps of the curriculum by hand.
 
     python examples/train_from_code.py
 
-Nothing is saved, and the objects are only begun: ``astseg train`` does the same in full, with schedules and guidance.
+Nothing is saved, and the objects are only begun: ``astseg train`` does the same in full, with schedules and
+pseudo-labels.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ awk -F '\t' -v base="$base" '
 cat <<'TEXT'
 
 A run looks hopeless for a long time. The authors' own (CLEVRTEX, objects, step 5,751 of 125,000) stood at mIoU 0.17 and
-ARI-FG 0.04; objects are faint until the rate has warmed up (5,000 steps) and the entropy weight is full (10,000).
+ARI-FG 0.04; objects weigh next to nothing until the learning rate has warmed up (5,000 steps) and the entropy weight is full (10,000).
 Stop it if a loss is no number (it stops itself), not because it is slow. Watch panels/latest.png in the run folder.
 
 TEXT
