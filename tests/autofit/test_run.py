@@ -70,6 +70,11 @@ def test_from_pictures_to_masks_and_again(
 
     assert main.run(command.split()) == 0
     assert "is trained already" in capsys.readouterr().out
+    assert main.run([*command.split(), "--resize", "letterbox"]) == 2
+    assert "differs in resize (crop, now letterbox)" in capsys.readouterr().err
+    assert main.run([*command.split(), "--model.background-width", "auto"]) == 0
+    assert main.run([*command.split(), "--dry-run"]) == 0
+    assert "goes on as it was planned" in capsys.readouterr().out
     assert main.run([*command.split(), "--model.slots", "5"]) == 2
     assert "differs in model.slots (4, now 5)" in capsys.readouterr().err
     assert main.run([*command.split(), "--steps", "21"]) == 2

@@ -280,3 +280,8 @@ def test_every_command_has_a_function_that_runs_it(name: str) -> None:
     import pkgutil
 
     assert callable(pkgutil.resolve_name(COMMANDS[name][1]))
+
+
+def test_paths_after_two_hyphens_are_left_as_they_are() -> None:
+    command = parse(["segment", "run", "--out", "o", "--", "--my_dir"])
+    assert command.inputs == (Path("--my_dir"),)

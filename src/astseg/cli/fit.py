@@ -76,7 +76,11 @@ def run_fit(command: Fit, console: Console) -> int:
     begin = time.monotonic()
     source = open_source(command.data, command.reading)
     if command.dry_run:
-        RunFolder(command.out).check_new_or_begun()
+        run = RunFolder(command.out)
+        run.check_new_or_begun()
+        if run.is_begun:
+            console.print(f"{command.out} holds a run, which goes on as it was planned ({run.path / PLAN_FILE})")
+            return 0
         world = init_world()
         console.quiet = not world.is_main
         world.from_main(lambda: _planned(command, source, console))
@@ -154,7 +158,14 @@ def _stored(command: Fit, held: Session, console: Console) -> Prepared:
     given = to_dict(command.settings)
     for name in command.given:
         part, setting = name.split(".")
-        config = override(config, {part: {setting: given[part][setting]}})
+        if given[part][setting] != "auto":  # settled when the run began
+            config = override(config, {part: {setting: given[part][setting]}})
+    for name, stored in (("resize", info.resize), ("crop", info.crop)):
+        asked = getattr(command, name)
+        if asked not in (None, stored):
+            raise UserError(
+                f"'{command.out}' holds a run that differs in {name} ({stored}, now {asked}): choose another folder"
+            )
     config = config.with_steps(command.steps)
     if command.minutes is not None:
         minutes = command.minutes if before is None else minutes + command.minutes - before

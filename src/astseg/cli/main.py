@@ -18,6 +18,9 @@ from astseg.errors import UserError
 
 __all__ = ["main", "run"]
 
+GOES_ON = ("demo", "fit", "prepare", "train", "train-background")
+"""Commands that, stopped and given again, go on where they were."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code."""
@@ -40,7 +43,8 @@ def run(words: Sequence[str]) -> int:
         print(f"astseg: {one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("astseg: stopped; the same command again goes on from here", file=sys.stderr)
+        after = "; the same command again goes on from here" if words[0] in GOES_ON else ""
+        print(f"astseg: stopped{after}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 1

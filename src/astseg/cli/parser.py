@@ -147,7 +147,8 @@ def _plain(text: str) -> str:
 def _spelled(words: Sequence[str]) -> list[str]:
     """The words with hyphens in option names, and slices such as ``-50:``, which look like options, tied to theirs."""
     spelled: list[str] = []
-    for word in words:
+    end = list(words).index("--") if "--" in words else len(words)
+    for word in words[:end]:
         if re.match(r"-\d*:", word) and spelled and spelled[-1].startswith("--"):
             spelled[-1] += f"={word}"
         elif word.startswith("--"):
@@ -155,7 +156,7 @@ def _spelled(words: Sequence[str]) -> list[str]:
             spelled.append(name.replace("_", "-") + equals + value)
         else:
             spelled.append(word)
-    return spelled
+    return [*spelled, *words[end:]]
 
 
 def _reading(hint: Any, *, or_none: bool = False) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def place(
         crop: For ``crop``, the part to keep of the largest centred rectangle with the frame's proportions, in (0, 1].
 
     Raises:
-        UserError: Another ``fit``.
+        UserError: Another ``resize``.
 
     >>> place((240, 320), (128, 128), crop=0.8).box
     (64, 24, 256, 216)

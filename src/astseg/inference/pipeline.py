@@ -108,7 +108,7 @@ class Pipeline:
                     latents,
                     attention,
                     components,
-                    behind=self.model.renderer.background_log_activation.detach(),
+                    behind=self.model.renderer.background_activation().detach().max(),
                     scale_range=self.model.encoder.scale_range,
                     iou=self.config.proposal_iou,
                     active_margin=self.config.proposal_margin,

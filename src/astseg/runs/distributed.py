@@ -2,7 +2,8 @@
 
 Every process (rank) holds the whole model and takes its part of each batch; gradients and losses are averaged after the
 backward pass by one all-reduce of one buffer. What depends on a clock or on a signal is agreed upon, so that all ranks
-take the same steps. Rank 0 alone writes to the run folder, which all ranks must see.
+take the same steps. Rank 0 alone writes to the run folder, which all ranks must see, but
+for the batch of a divergence, of which every rank keeps its part.
 
 ``DistributedDataParallel`` is not used, for three reasons. A parameter may have a gradient on one rank alone (an image
 part without components teaches no glimpse), or on none, and then Adam must leave it as it is, while DDP hands the

@@ -66,15 +66,16 @@ class DivergedError(UserError):
 class DivergenceMonitor:
     """Checks the steps of one stage."""
 
-    def __init__(self, run: RunFolder, reporter: Reporter, *, seed: int) -> None:
+    def __init__(self, run: RunFolder, reporter: Reporter, *, seed: int, rank: int = 0) -> None:
         """Begin with the first step of a stage.
 
         Args:
             run: Where batches are kept for study.
             reporter: Where a collapse is reported.
             seed: Of the run, for the record.
+            rank: Of this process: each keeps a batch of its own.
         """
-        self.run, self.reporter, self.seed = run, reporter, seed
+        self.run, self.reporter, self.seed, self.rank = run, reporter, seed, rank
         self.factor = learning_rate_factor(run)
         self.checks: int | None = None
 
@@ -102,8 +103,9 @@ class DivergenceMonitor:
         terms = {name: value for name, value in numbers.items() if not math.isfinite(value)}
         error = DivergedError(phase, step + 1, terms or _wrong_gradient(model.named_parameters()))
         images, indices, mirrored = batch
+        suffix = f"_rank{self.rank}" if self.rank else ""
         save_tensors(
-            self.run.path / "divergence" / f"{phase}_{step + 1:06d}.safetensors",
+            self.run.path / "divergence" / f"{phase}_{step + 1:06d}{suffix}.safetensors",
             {"images": images, "indices": indices, "mirrored": mirrored},
             {
                 "phase": phase,

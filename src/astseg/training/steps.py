@@ -110,7 +110,7 @@ def run_stage(stage: Stage, batches: Batches, clock: Clock, state: TrainingState
         KeyboardInterrupt: The run was asked to stop, and its state is saved.
     """
     run, reporter, parameters = job.run, job.reporter, stage.parameters
-    divergence = DivergenceMonitor(run, reporter, seed=job.seed)
+    divergence = DivergenceMonitor(run, reporter, seed=job.seed, rank=job.world.rank)
     step, saved = state.step, clock.seconds()
     stage.model.zero_grad(set_to_none=True)  # those of an earlier stage would count as this one's
     with StopRequest() as stop:
