@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from astseg.data.open import evenly_spaced
 from astseg.data.resize import place
 from astseg.discovery.median_background import MedianBackground, median_background
 from astseg.errors import UserError
@@ -118,7 +119,7 @@ def survey(
         UserError: Not one scene can be read, or they are smaller than the model can take.
     """
     count = min(SAMPLED, len(indices))
-    chosen = [indices[number * len(indices) // count] for number in range(count)]
+    chosen = [indices[number] for number in evenly_spaced(count, len(indices))]
     pictures, sizes, broken = _read(source, chosen, progress)
     if not pictures:
         raise UserError(f"none of the {len(chosen)} pictures looked at can be read; the first: {broken[0]}")

@@ -8,6 +8,7 @@ import numpy as np
 
 from astseg.data import Reading, SceneSource, open_source, select
 from astseg.data.loading import fitted
+from astseg.data.open import evenly_spaced
 from astseg.data.resize import Preprocess
 from astseg.data.sources.cached import CachedSource
 from astseg.errors import UserError
@@ -79,7 +80,7 @@ def some_scenes(
         preprocess = Preprocess(size, preprocess.resize)
     count = min(count, len(indices))
     images, labels, names, problems = [], [], [], []
-    for index in (indices[number * len(indices) // count] for number in range(count)):
+    for index in (indices[number] for number in evenly_spaced(count, len(indices))):
         try:
             image, mask = fitted(source, index, size, resize=preprocess.resize, crop=preprocess.crop)
         except UserError as error:

@@ -16,6 +16,7 @@ from PIL import Image
 from astseg.config import to_dict
 from astseg.data.arrays import images_to_tensor, tensor_to_images
 from astseg.data.formats.png import colour_labels
+from astseg.data.open import evenly_spaced
 from astseg.diagnostics.health import Finding, Health
 from astseg.diagnostics.report.charts import curves, histogram
 from astseg.evaluation.evaluate import Evaluation
@@ -140,7 +141,7 @@ class Material:
         """
         config, info = run.load_config()
         shown = min(SHOWN, len(scenes))
-        first = [number * len(scenes) // shown for number in range(shown)]
+        first = evenly_spaced(shown, len(scenes))
         worst = np.argsort(-each["error"], kind="stable")[:WORST].tolist()
         measured = evaluation.mean if scenes.labels is not None else {}
         fitted = _json(run, "fit.json")
