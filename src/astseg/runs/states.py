@@ -6,8 +6,9 @@
     RUN/training_state.before/     the one before it
 
 The manifest holds the SHA-256 of every file beside it. A state is written to ``training_state.part``, brought to the
-disk, and renamed; the one before is removed only while a whole newer one lies there. So at any moment, power cuts among
-them, one whole state is there at least, and a truncated or changed file is recognised. No pickle.
+disk, and renamed; the one before is renamed to ``training_state.old`` before it is removed, while a whole newer one lies
+there. So at any moment, power cuts among them, one whole state is there at least, none is there in part, and a truncated
+or changed file is recognised. No pickle.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class StateStore:
             report: Called with a line when the newest state is broken and the one before is used.
         """
         self.newest, self.before = run / "training_state", run / "training_state.before"
-        self._part = run / "training_state.part"
+        self._part, self._old = run / "training_state.part", run / "training_state.old"
         self._report: Callable[[str], object] | None = report
 
     def save(self, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
@@ -84,7 +85,8 @@ class StateStore:
                     digests[MOMENTS] = save_tensors(self._part / MOMENTS, _optimizer_tensors(optimizer))
                 write_json(self._part / MANIFEST, _signed({**asdict(state), "files": digests}))
                 if self._is_whole(self.newest):
-                    shutil.rmtree(self.before, ignore_errors=True)
+                    if self.before.exists():
+                        os.replace(self.before, self._old)
                     os.replace(self.newest, self.before)
                 else:  # a broken one must not take the place of a whole one
                     shutil.rmtree(self.newest, ignore_errors=True)
@@ -94,8 +96,9 @@ class StateStore:
             self.tidy()
 
     def tidy(self) -> None:
-        """Remove what a save that was killed has left behind; none must be going on."""
-        shutil.rmtree(self._part, ignore_errors=True)
+        """Remove what a save leaves behind, or one that was killed; none must be going on."""
+        for folder in (self._part, self._old):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def load(self) -> TrainingState | None:
         """The newest whole state, or None where there is none at all.
