@@ -19,7 +19,7 @@ from astseg.runs.info import RunInfo
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["RESIZE_MODES", "Placement", "Preprocess", "place"]
+__all__ = ["RESIZE_MODES", "Placement", "Preprocess", "place", "reduced"]
 
 RESIZE_MODES = ("crop", "letterbox", "squeeze")
 
@@ -180,6 +180,13 @@ class Preprocess:
     def place(self, image: tuple[int, int]) -> Placement:
         """Where an image of (H, W) pixels lies in what the model sees."""
         return place(image, self.size, resize=self.resize, crop=self.crop)
+
+
+def reduced(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A picture H x W x 3 at a smaller size (h, w), each pixel the mean of those that it covers."""
+    if picture.shape[:2] == size:
+        return picture
+    return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BOX))
 
 
 def _centre_box(full: tuple[int, int], target: tuple[int, int], crop: float) -> tuple[int, int, int, int]:

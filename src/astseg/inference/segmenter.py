@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -20,9 +21,11 @@ from astseg.data.arrays import images_to_tensor
 from astseg.data.inputs import Input, image_from, separate
 from astseg.data.resize import Placement, Preprocess
 from astseg.data.sample import preprocess_of_run
+from astseg.discovery.scene_file import load_scene
 from astseg.errors import UserError
 from astseg.inference.pipeline import Pipeline, inference, load_pipeline
 from astseg.inference.prediction import Prediction, may_own_pixels, predictions_from
+from astseg.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,8 +73,23 @@ class Segmenter:
         """
         if precision not in PRECISIONS:
             raise UserError(f"precision is '{precision}', choose from {', '.join(PRECISIONS)}")
+        config, _ = RunFolder(Path(folder)).load_config()
+        if config.scene.background != "none":
+            from astseg.inference.scene_segmenter import SceneSegmenter  # it is a Segmenter itself
+
+            return SceneSegmenter(load_scene(Path(folder), config.scene))
         pipeline, config, info = load_pipeline(folder, device=choose_device(device), precision=precision)
         return cls(pipeline, preprocess_of_run(config.model.image_size, info))
+
+    @property
+    def precision(self) -> str:
+        """In which the backbone computes: ``float32`` or ``bfloat16``."""
+        return self.pipeline.precision
+
+    @property
+    def appearance_size(self) -> int:
+        """Z, numbers of :attr:`ObjectPrediction.appearance`."""
+        return self.pipeline.model.renderer.generator.appearance_size
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -222,6 +222,11 @@ def load_model(path: Path) -> tuple[AstSeg, Config, RunInfo]:
         UserError: No run folder, no weights, or weights of another model.
     """
     config, info = RunFolder(path).load_config()
+    if config.scene.background != "none":
+        raise UserError(
+            f"'{path}' finds the objects of one scene by its background ({config.scene.background}) and has no network"
+            " of layers: this command cannot use it; astseg segment and Segmenter do"
+        )
     weights = path / "model.safetensors"
     if not weights.is_file():
         raise UserError(f"'{path}' has no model.safetensors: its training has not saved any weights yet")

@@ -116,7 +116,7 @@ def segment_folder(
         "input": [str(one.absolute()) for one in given],
         "root": str(root.absolute()),
         "kind": "video" if isinstance(source, VideoSource) else "pictures",
-        "precision": segmenter.pipeline.precision,
+        "precision": segmenter.precision,
         "preprocess": asdict(segmenter.preprocess.instead(resize)),
     }
     skipped: list[str] = []
@@ -184,7 +184,7 @@ class _Job:
         progress: Callable[[int, int], None] | None,
     ) -> dict[str, int]:
         """Segment and write; returns the numbers of images and objects."""
-        appearance_size = self.segmenter.pipeline.model.renderer.generator.appearance_size
+        appearance_size = self.segmenter.appearance_size
         source = self.source if isinstance(self.source, VideoSource) else None
         writing: deque[Future[None]] = deque()
         with (
