@@ -25,11 +25,15 @@ __all__ = ["ShadowPlace", "shadow_like", "shadow_place"]
 SIDE = 16
 """Cells along each side of a region's box."""
 
-DARKEST, BRIGHTEST, TINT = 0.2, 0.97, 0.1
+DARKEST, BRIGHTEST, TINT = 0.05, 0.95, 0.2
 """Ratio of a shadow to its ground, and by how much of it channels differ from their mean at most."""
 
-OFTEN, OFTENER = 0.4, 2.0
-"""A cell is the shadow's if this part of the regions look like shadow there, and so many times the mean part."""
+CLEARLY, BETWEEN = 0.25, 0.65
+"""A cell is the shadow's where regions look like shadow clearly more often than in the median cell: shares that differ by
+so much at least, and this far on the way from the median to the most frequent ones."""
+
+LARGEST = 0.4
+"""Fraction of the regions' pixels that are shadow, at most."""
 
 LEAST_REGIONS = 30
 """Fewer tell nothing."""
@@ -89,5 +93,10 @@ def shadow_place(masks: Sequence[NDArray[np.bool_]], shadows: Sequence[NDArray[n
     if len(masks) < LEAST_REGIONS:
         return ShadowPlace(np.zeros((SIDE, SIDE), np.bool_))
     share = dark / np.maximum(inside, 1)
-    often = (share > OFTEN) & (share > OFTENER * dark.sum() / inside.sum()) & (inside > 0.1 * len(masks))
+    order = np.argsort(share, axis=None)
+    below = np.cumsum(inside.ravel()[order]) / inside.sum()
+    usual, most = (share.ravel()[order][np.searchsorted(below, part)] for part in (0.5, 0.95))
+    often = (share > usual + BETWEEN * (most - usual)) & (inside > 0.1 * len(masks))
+    if most - usual < CLEARLY or inside[often].sum() > LARGEST * inside.sum():
+        often = np.zeros_like(often)
     return ShadowPlace(often)

@@ -181,7 +181,17 @@ def _gain(values: NDArray[np.float32], template: NDArray[np.float32], block: flo
     """How much brighter a picture is than the template, H x W x 3; slowly varying."""
     ratio = _blocks((values + OFFSET) / (template + OFFSET), block)
     ratio = ndimage.median_filter(ratio, size=(3, 3, 1), mode="nearest")  # an object as large as a block is no light
-    return resized(ratio.astype(np.float32), (values.shape[0], values.shape[1]))
+    return _between(ratio.astype(np.float32), (values.shape[0], values.shape[1]))
+
+
+def _between(grid: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Values of blocks, h x w x C, at every pixel: linear between their middles, and on to the borders."""
+    padding = [(1, 1) if length > 1 else (0, 0) for length in grid.shape[:2]]
+    padded = np.pad(grid, (*padding, (0, 0)), mode="reflect", reflect_type="odd")
+    sides = [round(length / blocks) for length, blocks in zip(size, grid.shape, strict=False)]
+    margins = [side * before for side, (before, _) in zip(sides, padding, strict=True)]
+    full = resized(padded, (size[0] + 2 * margins[0], size[1] + 2 * margins[1]))
+    return full[margins[0] : margins[0] + size[0], margins[1] : margins[1] + size[1]]
 
 
 def _field(values: NDArray[np.float32], block: float) -> NDArray[np.float32]:

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 from scipy import ndimage
 
 from astseg.data.resize import Preprocess, place, reduced
 from astseg.errors import UserError
+from astseg.inference.outlines import refine
 from astseg.inference.prediction import Drawing, ObjectPrediction, Prediction
 from astseg.inference.segmenter import Segmenter
 
@@ -86,15 +86,23 @@ class SceneSegmenter(Segmenter):
         small = reduced(picture, working)
         background = self.scene.background.of(small)
         found = self.scene.find(small, background)
-        labels = _enlarged(found.labels, size)
-        full = self.scene.at_full_size(background, size)
+        full = np.round(self.scene.at_full_size(background, size) * 255).astype(np.uint8)
+        labels = self._outlined(picture, found.labels, full)
         objects, labels = self._objects(picture, labels, found.scores, working[0] / size[0])
-        drawn = np.round(full * 255).astype(np.uint8)
         inside = labels > 0
         drawing = Drawing(
-            drawn, np.where(inside[..., None], picture, drawn), _alone(picture, labels, objects) if layers else None
+            full, np.where(inside[..., None], picture, full), _alone(picture, labels, objects) if layers else None
         )
         return Prediction(labels, objects, drawing, place(size, size, resize="squeeze"))
+
+    def _outlined(
+        self, picture: NDArray[np.uint8], labels: NDArray[np.int32], background: NDArray[np.uint8]
+    ) -> NDArray[np.int32]:
+        """Labels at the picture's own size, decided by its own pixels; labels: h x w, as they were found."""
+        if labels.shape == picture.shape[:2]:
+            return labels
+        error = np.broadcast_to(self.scene.background.noise * 255, labels.shape)
+        return refine(picture, labels, scale=labels.shape[0] / picture.shape[0], background=background, error=error)
 
     def _objects(
         self, picture: NDArray[np.uint8], labels: NDArray[np.int32], scores: NDArray[np.float32], scale: float
@@ -137,34 +145,6 @@ def _object(
         score=score,
         appearance=np.concatenate([colours.mean(axis=0), colours.std(axis=0)]).astype(np.float32),
     )
-
-
-def _enlarged(labels: NDArray[np.int32], size: tuple[int, int]) -> NDArray[np.int32]:
-    """Labels at another size, with smooth outlines: each object in its own window."""
-    if labels.shape == size:
-        return labels
-    out = np.zeros(size, np.int32)
-    best = np.full(size, 0.5, np.float32)
-    down, across = size[0] / labels.shape[0], size[1] / labels.shape[1]
-    for number, window in enumerate(ndimage.find_objects(labels), start=1):
-        if window is None:
-            continue
-        rows, columns = (
-            slice(max(0, part.start - 1), min(length, part.stop + 1))
-            for part, length in zip(window, labels.shape, strict=True)
-        )
-        box = (
-            round(rows.start * down),
-            round(rows.stop * down),
-            round(columns.start * across),
-            round(columns.stop * across),
-        )
-        mask = Image.fromarray((labels[rows, columns] == number).astype(np.float32))
-        opacity = np.asarray(mask.resize((box[3] - box[2], box[1] - box[0]), Image.Resampling.BILINEAR))
-        where = slice(box[0], box[1]), slice(box[2], box[3])
-        mine = opacity >= best[where]
-        out[where][mine], best[where][mine] = number, opacity[mine]
-    return out
 
 
 def _alone(

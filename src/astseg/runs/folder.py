@@ -6,6 +6,7 @@
     RUN/model.safetensors       the weights, for use
     RUN/training_state/         weights and optimiser in the middle of a run, to go on from; no pickle
     RUN/training_state.before/  the state before that one
+    RUN/scene.safetensors       what is known of a scene that is looked at in full: background and finder
     RUN/log.jsonl               every number of the training, a line a step
     RUN/metrics.json            the last evaluation
     RUN/panels/                 images of what the model does, written during training too
@@ -107,7 +108,7 @@ class RunFolder:
             UserError: The folder holds something else.
         """
         # A run that was killed as it began leaves a lock, or its plan and its configuration half written.
-        ours = ("scenes", LOCK_NAME, "config.json.part", "fit.json", "fit.json.part")
+        ours = ("scenes", LOCK_NAME, "config.json.part", "fit.json", "fit.json.part", "scene.safetensors")
         if not self.is_begun and self.path.is_dir() and any(item.name not in ours for item in self.path.iterdir()):
             raise UserError(f"'{self.path}' is not empty and holds no run: choose another folder")
 
