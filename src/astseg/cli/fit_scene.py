@@ -49,7 +49,7 @@ picture is looked at in full."""
 MINUTES = 12.0
 """What the finder is given where no limit is named."""
 
-MEMORY, PIXEL_BYTES = 400e6, 10
+MEMORY, PIXEL_BYTES = 1.2e9, 4
 """Bytes that pictures and backgrounds at the working scale may take, and what a pixel takes."""
 
 FEWEST, MOST = 20, 300
@@ -198,6 +198,10 @@ def fit_scene(command: Fit, source: SceneSource, look: SceneLook | None, held: S
         save_scene(held.run.path, scene)
         held.begin(plan.config, info, {"fit.json": {"minutes": command.minutes, "scene": asdict(plan.seen)}})
     held.run.log_path.unlink(missing_ok=True)
+    _examples(SceneSegmenter(scene), held.run, source, select(source, command.split))
+    console.print(
+        f"first masks, by the background alone, after {spelled_time(time.monotonic() - begin)}: {held.run.path / 'examples'}"
+    )
 
     def say(phase: str, step: int, loss: float) -> None:
         entry = {"phase": phase, "step": step, "loss": loss, "seconds": time.monotonic() - begin}

@@ -29,8 +29,8 @@ DARKEST, BRIGHTEST, TINT = 0.05, 0.95, 0.2
 """Ratio of a shadow to its ground, and by how much of it channels differ from their mean at most."""
 
 CLEARLY, BETWEEN = 0.25, 0.65
-"""A cell is the shadow's where regions look like shadow clearly more often than in the median cell: shares that differ by
-so much at least, and this far on the way from the median to the most frequent ones."""
+"""A cell is the shadow's where regions look like shadow clearly more often than in the median cell: shares that differ
+by so much at least, and this far on the way from the median to the most frequent ones."""
 
 LARGEST = 0.4
 """Fraction of the regions' pixels that are shadow, at most."""

@@ -36,6 +36,9 @@ CROWD = 2.0, 8.0
 TOUCHING = 0.4
 """Fraction of the objects that are pasted beside or over the one before."""
 
+FAINT = 0.3
+"""Fraction of them whose contrast is reduced, by half at most."""
+
 ANYWHERE = 0.15
 """Fraction of them that are pasted at another height, also across the border."""
 
@@ -109,11 +112,12 @@ class Collage:
     def _base(self, window: tuple[slice, slice]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
         """Colours and background of an empty scene, and the pixels that count."""
         frame, other = (self.frames[int(self.rng.integers(len(self.frames)))] for _ in range(2))
-        background = frame.background[window].astype(np.float32)
+        background = self.scene.drawn(frame.light, self.full, window)
         colours = frame.picture[window].astype(np.float32) / np.float32(255)
         taken = frame.taken[window]
         if taken.any():
-            grain = other.picture[window].astype(np.float32) / np.float32(255) - other.background[window]
+            grain = other.picture[window].astype(np.float32) / np.float32(255)
+            grain -= self.scene.drawn(other.light, self.full, window)
             hidden = other.taken[window]
             if hidden.any():
                 noise = self.scene.noise_in(window)
@@ -149,9 +153,11 @@ def _paste(
     if rows.stop <= rows.start or columns.stop <= columns.start:
         return
     inner = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
-    gain = rng.uniform(0.85, 1.15)
     inside = mask[inner]
-    colours[rows, columns][inside] = source[inner][inside] * gain
+    look = source[inner] * rng.uniform(0.85, 1.15)
+    if rng.random() < FAINT:  # nearer to the ground that it was seen on
+        look = look - rng.uniform(0, 0.5) * off[inner]
+    colours[rows, columns][inside] = look[inside]
     around = ~inside & (labels[rows, columns] == 0)
     colours[rows, columns][around] += off[inner][around]  # the soft edge, on the ground that is there now
     labels[rows, columns][inside] = number

@@ -6,14 +6,14 @@ them, what it finds: whole where colours are the background's, and apart where o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
-from astseg.discovery.cast_shadows import shadow_like, shadow_place
-from astseg.discovery.regions import find_regions, region_map, strong_regions
+from astseg.discovery.cast_shadows import ShadowPlace, shadow_like, shadow_place
+from astseg.discovery.regions import Region, find_regions, region_map, strong_regions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,9 @@ MOST = 2000
 
 SURE = 0.7
 """Score from which on a find is cut out."""
+
+FEW, THICK = 20, 3.0
+"""Objects that tell what is usual at their height, and by what factor thicker than they are wide what is none is."""
 
 HALF = 0.45
 """A pixel of the rim is the object's where it differs by this fraction of what differs most around it."""
@@ -67,12 +70,12 @@ class Frame:
 
     Attributes:
         picture: H x W x 3.
-        background: H x W x 3, float16, in [0, 1].
+        light: Its light (:meth:`astseg.discovery.scene_background.SceneBackground.light_of`).
         taken: H x W, pixels that differ from the background by an object.
     """
 
     picture: NDArray[np.uint8]
-    background: NDArray[np.float16]
+    light: NDArray[np.float32]
     taken: NDArray[np.bool_]
 
 
@@ -93,6 +96,17 @@ class Material:
     crowd: float
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """A region that may be an object."""
+
+    region: Region
+    frame: int
+    cutout: CutOut
+    shadow: NDArray[np.bool_]
+    inner: tuple[slice, slice]
+
+
 def first_regions(scene: SceneModel, pictures: Sequence[NDArray[np.uint8]]) -> Material:
     """The material that background subtraction gives.
 
@@ -101,32 +115,81 @@ def first_regions(scene: SceneModel, pictures: Sequence[NDArray[np.uint8]]) -> M
         pictures: N of h x w x 3, at the working scale.
     """
     config, smallest = scene.config, scene.sizes.smallest
-    backgrounds: list[NDArray[np.float16]] = []
-    found = []
-    for picture in pictures:
-        own = scene.background.of(picture)
-        backgrounds.append(own.astype(np.float16))
-        found.append(find_regions(picture, own, scene.background, config, smallest=0.5 * smallest))
-    sure = {id(region) for region in strong_regions([one for regions in found for one in regions], config)}
-    chosen, shadows = [], []
-    for picture, background, regions in zip(pictures, backgrounds, found, strict=True):
-        for region in regions:
-            if id(region) in sure and region.whole and region.area >= smallest:
-                colours = picture[region.window].astype(np.float32) / np.float32(255)
-                chosen.append(region)
-                shadows.append(shadow_like(colours, background[region.window].astype(np.float32)))
-    place = shadow_place([region.mask for region in chosen], shadows)
-    masks = {id(region): place.without(region.mask, shadow) for region, shadow in zip(chosen, shadows, strict=True)}
-    frames, cutouts = [], []
-    for picture, background, regions in zip(pictures, backgrounds, found, strict=True):
+    candidates, lights, found = [], [], []
+    for number, picture in enumerate(pictures):
+        background = scene.background.of(picture)
+        regions = find_regions(picture, background, scene.background, config, smallest=0.5 * smallest)
         labels = region_map(regions, background.shape[:2])
-        for number, region in enumerate(regions, start=1):
-            if id(region) in masks:
-                mask = np.zeros(labels.shape, np.bool_)
-                mask[region.window] = masks[id(region)]
-                cutouts.append(_cut_out(picture, background, mask, labels == number, region.window))
-        frames.append(Frame(picture, background, ndimage.binary_dilation(labels > 0, iterations=RIM)))
-    return _material(frames, cutouts, sum(map(len, found)) / len(pictures))
+        for name, region in enumerate(regions, start=1):
+            if region.whole and region.area >= smallest and region.strength > config.strength:
+                candidates.append(_candidate(picture, background, region, labels, name, number))
+        lights.append(scene.background.light_of(picture))
+        found.append(regions)
+    sure = {id(one) for one in strong_regions([one.region for one in candidates], config)}
+    candidates = [one for one in candidates if id(one.region) in sure]
+    clutter = _clutter([one.region for one in candidates], [one for regions in found for one in regions])
+    candidates = [one for one in candidates if id(one.region) not in clutter]
+    place = shadow_place([one.region.mask for one in candidates], [one.shadow for one in candidates])
+    frames = []
+    for picture, light, regions in zip(pictures, lights, found, strict=True):
+        objects = [region for region in regions if id(region) not in clutter]
+        taken = region_map(objects, picture.shape[:2]) > 0
+        frames.append(Frame(picture, light, ndimage.binary_dilation(taken, iterations=RIM)))
+    return _material(frames, [_without_shadow(one, place) for one in candidates], len(candidates) / len(pictures))
+
+
+def _candidate(
+    picture: NDArray[np.uint8],
+    background: NDArray[np.float32],
+    region: Region,
+    labels: NDArray[np.int32],
+    name: int,
+    frame: int,
+) -> _Candidate:
+    """A region, cut out."""
+    window = _grown(region.window, labels.shape)
+    cutout = _cut_out(picture[window], background[window], labels[window], name, window)
+    inner = tuple(
+        slice(part.start - around.start, part.stop - around.start)
+        for part, around in zip(region.window, window, strict=True)
+    )
+    colours = picture[region.window].astype(np.float32) / np.float32(255)
+    return _Candidate(region, frame, cutout, shadow_like(colours, background[region.window]), (inner[0], inner[1]))
+
+
+def _without_shadow(one: _Candidate, place: ShadowPlace) -> CutOut:
+    """The object of a candidate."""
+    mask = np.zeros_like(one.cutout.mask)
+    mask[one.inner] = place.without(one.region.mask, one.shadow)
+    return replace(one.cutout, mask=_tight(mask, np.abs(one.cutout.off).max(axis=2)))
+
+
+def _clutter(objects: Sequence[Region], regions: Sequence[Region]) -> set[int]:
+    """Regions, by :func:`id`, that are much thicker than objects at their height: a person at a table of balls.
+
+    A group of objects that touch is larger than one of them, but not much thicker.
+    """
+    if len(objects) < FEW:
+        return set()
+    rows = np.array([_middle(one) for one in objects])
+    areas = np.array([one.area for one in objects])
+    clutter = set()
+    for region in regions:
+        near = np.argsort(np.abs(rows - _middle(region)), kind="stable")[: max(FEW, len(rows) // 5)]
+        usual = np.median(areas[near])
+        if region.area > THICK**2 * usual and _thickness(region.mask) > THICK * usual**0.5:
+            clutter.add(id(region))
+    return clutter
+
+
+def _middle(region: Region) -> float:
+    rows = region.window[0]
+    return float(rows.start + rows.stop) / 2
+
+
+def _thickness(mask: NDArray[np.bool_]) -> float:
+    """Diameter of the largest disc that a mask holds."""
+    return 2 * float(np.max(ndimage.distance_transform_edt(np.pad(mask, 1))))
 
 
 def finds_of(scene: SceneModel, frames: Sequence[Frame]) -> Material:
@@ -136,26 +199,27 @@ def finds_of(scene: SceneModel, frames: Sequence[Frame]) -> Material:
         scene: With a finder that has learned.
         frames: The pictures of the material that it learned from.
     """
-    kept, cutouts, count = [], [], 0
+    kept, cutouts = [], []
     for frame in frames:
-        found = scene.find(frame.picture, frame.background.astype(np.float32))
+        size = frame.taken.shape
+        background = scene.background.drawn(frame.light, size, (slice(0, size[0]), slice(0, size[1])))
+        found = scene.find(frame.picture, background)
         labels = found.labels
-        height, width = labels.shape
-        rest = frame.taken & (labels == 0)
         for number, window in enumerate(ndimage.find_objects(labels), start=1):
             rows, columns = window
-            whole = rows.start > 0 and columns.start > 0 and rows.stop < height and columns.stop < width
+            whole = rows.start > 0 and columns.start > 0 and rows.stop < size[0] and columns.stop < size[1]
             if whole and found.scores[number - 1] > SURE:
-                cutouts.append(_cut_out(frame.picture, frame.background, labels == number, rest, window))
-        count += len(found.scores)
+                around = _grown(window, size)
+                near = np.where(labels[around] > 0, labels[around], -frame.taken[around].astype(np.int32))
+                cutout = _cut_out(frame.picture[around], background[around], near, number, around)
+                cutouts.append(replace(cutout, mask=_tight(cutout.mask, np.abs(cutout.off).max(axis=2))))
         taken = frame.taken | ndimage.binary_dilation(labels > 0, iterations=RIM)
-        kept.append(Frame(frame.picture, frame.background, taken))
-    return _material(kept, cutouts, count / len(frames))
+        kept.append(Frame(frame.picture, frame.light, taken))
+    return _material(kept, cutouts, len(cutouts) / len(frames))
 
 
 def _material(frames: list[Frame], cutouts: list[CutOut], crowd: float) -> Material:
-    step = max(1, len(cutouts) // MOST)
-    cutouts = cutouts[::step]
+    cutouts = cutouts[:: max(1, len(cutouts) // MOST)]
     areas = np.array([one.area for one in cutouts], np.float64)
     weights = _likely_single(areas, np.array([one.row for one in cutouts]), frames[0].taken.shape[0])
     return Material(tuple(frames), tuple(cutouts), weights, crowd)
@@ -163,28 +227,24 @@ def _material(frames: list[Frame], cutouts: list[CutOut], crowd: float) -> Mater
 
 def _cut_out(
     picture: NDArray[np.uint8],
-    background: NDArray[np.float16],
-    mask: NDArray[np.bool_],
-    differing: NDArray[np.bool_],
+    background: NDArray[np.float32],
+    labels: NDArray[np.int32],
+    number: int,
     window: tuple[slice, slice],
 ) -> CutOut:
-    """Cut an object out.
+    """Cut an object out, with what is around it and is no other object, such as its shadow.
 
     Args:
-        picture: H x W x 3.
-        background: H x W x 3, in [0, 1].
-        mask: H x W, the object's pixels.
-        differing: H x W, what else around it is no background and no other object, such as its shadow.
-        window: The object's box.
+        picture: h x w x 3, a window.
+        background: h x w x 3 in [0, 1], the same window.
+        labels: h x w, the numbers of objects; 0 background, below 0 what is neither.
+        number: Of the object.
+        window: Where it is.
     """
-    window = _grown(window, mask.shape)
-    colours = picture[window].astype(np.float32) / np.float32(255)
-    off = colours - background[window]
-    inside = mask[window]
-    rows, columns = window
-    middle = (rows.start + rows.stop) / 2, (columns.start + columns.stop) / 2
-    outline = _tight(inside, np.abs(off).max(axis=2))
-    return CutOut(colours, off * (inside | differing[window])[..., None], outline, *middle)
+    colours = picture.astype(np.float32) / np.float32(255)
+    mine = (labels == number) | (labels < 0)
+    middle = ((part.start + part.stop) / 2 for part in window)
+    return CutOut(colours, (colours - background) * mine[..., None], labels == number, *middle)
 
 
 def _grown(window: tuple[slice, slice], size: tuple[int, ...]) -> tuple[slice, slice]:

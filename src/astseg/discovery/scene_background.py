@@ -40,6 +40,14 @@ NOISE_FLOOR = 1 / 255
 QUANTILE, NORMAL_QUANTILE = 0.35, 0.454
 """Quantile of absolute errors by which noise is measured, and what it is of a normal distribution of deviation 1."""
 
+PLAIN_QUANTILES = (QUANTILE, NORMAL_QUANTILE), (0.8, 1.282)
+"""Of a plain ground both are looked at, since there is nothing but noise, and one number holds for all of it."""
+
+PLAIN_FLOOR = 0.2 / 255
+"""Least expected error on a plain ground: smoothing takes most of the rounding out."""
+
+WHOLE = slice(None), slice(None)
+
 SMOOTHED = 1.0
 """Standard deviation, in pixels, of the Gaussian that differences are smoothed by before noise is measured."""
 
@@ -78,10 +86,26 @@ class SceneBackground:
 
     def of(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The background in the light of a picture, H x W x 3 in [0, 1]; picture: H x W x 3 of this size."""
+        height, width = picture.shape[:2]
+        return self.drawn(self.light_of(picture), (height, width), (slice(0, height), slice(0, width)))
+
+    def light_of(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """A coarse map of a picture's light, h x w x 3: gains of a fixed background, levels of a smooth one."""
         values = _floats(picture)
-        if self.kind == "smooth":
-            return _field(values, self.block)
-        return self.template * _gain(values, self.template, self.block)
+        return _field(values, self.block) if self.kind == "smooth" else _gains(values, self.template, self.block)
+
+    def drawn(
+        self, light: NDArray[np.float32], size: tuple[int, int], window: tuple[slice, slice]
+    ) -> NDArray[np.float32]:
+        """The background of a window of a picture, h x w x 3 in [0, 1].
+
+        Args:
+            light: Of that picture (:meth:`light_of`).
+            size: (H, W) of the picture.
+            window: Rows and columns.
+        """
+        values = _between(light, size, window, onward=self.kind != "smooth")
+        return values if self.kind == "smooth" else self.template[window] * values
 
     def difference(self, picture: NDArray[np.uint8], background: NDArray[np.float32]) -> NDArray[np.float32]:
         """How many expected errors each pixel is off: H x W x 3, signed, smoothed.
@@ -128,13 +152,14 @@ def smooth_background(pictures: Sequence[NDArray[np.uint8]], *, block: float) ->
         pictures: N of H x W x 3.
         block: Side in pixels within which the ground hardly varies; some times an object's width.
     """
-    fields, deviations = [], []
+    levels, deviations = [], []
     for values in map(_floats, pictures):
         field = _field(values, block)
-        fields.append(field)
-        deviations.append(_deviation(_smoothed(values - field), axis=(0, 1)).mean())
-    noise = np.full((1, 1), max(float(np.median(deviations)), NOISE_FLOOR), np.float32)
-    template = np.median([field.mean(axis=(0, 1)) for field in fields], axis=0).astype(np.float32)[None, None]
+        levels.append(field.mean(axis=(0, 1)))
+        off = np.abs(_smoothed(values - _between(field, values.shape[:2], WHOLE, onward=False))).mean(axis=2)
+        deviations.append(max(np.quantile(off, part) / normal for part, normal in PLAIN_QUANTILES))
+    noise = np.full((1, 1), max(float(np.median(deviations)), PLAIN_FLOOR), np.float32)
+    template = np.median(levels, axis=0).astype(np.float32)[None, None]
     return SceneBackground("smooth", template, noise, block, _levels(pictures, template, noise))
 
 
@@ -179,43 +204,70 @@ def _blocks(values: NDArray[np.float32], block: float) -> NDArray[np.float32]:
 
 def _gain(values: NDArray[np.float32], template: NDArray[np.float32], block: float) -> NDArray[np.float32]:
     """How much brighter a picture is than the template, H x W x 3; slowly varying."""
+    return _between(_gains(values, template, block), values.shape[:2], WHOLE, onward=True)
+
+
+def _gains(values: NDArray[np.float32], template: NDArray[np.float32], block: float) -> NDArray[np.float32]:
+    """The same for each block, h x w x 3."""
     ratio = _blocks((values + OFFSET) / (template + OFFSET), block)
-    ratio = ndimage.median_filter(ratio, size=(3, 3, 1), mode="nearest")  # an object as large as a block is no light
-    return _between(ratio.astype(np.float32), (values.shape[0], values.shape[1]))
+    # An object as large as a block is no light.
+    gains: NDArray[np.float32] = ndimage.median_filter(ratio, size=(3, 3, 1), mode="nearest").astype(np.float32)
+    return gains
 
 
-def _between(grid: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Values of blocks, h x w x C, at every pixel: linear between their middles, and on to the borders."""
-    padding = [(1, 1) if length > 1 else (0, 0) for length in grid.shape[:2]]
-    padded = np.pad(grid, (*padding, (0, 0)), mode="reflect", reflect_type="odd")
-    sides = [round(length / blocks) for length, blocks in zip(size, grid.shape, strict=False)]
-    margins = [side * before for side, (before, _) in zip(sides, padding, strict=True)]
-    full = resized(padded, (size[0] + 2 * margins[0], size[1] + 2 * margins[1]))
-    return full[margins[0] : margins[0] + size[0], margins[1] : margins[1] + size[1]]
+def _between(
+    grid: NDArray[np.float32], size: tuple[int, ...], window: tuple[slice, slice], *, onward: bool
+) -> NDArray[np.float32]:
+    """Values of blocks, h x w x C, at the pixels of a window of (H, W): linear between their middles.
+
+    ``onward``: beyond the outermost middles they go on as they came; otherwise they stay.
+    """
+    rows, columns = (
+        _linear(length, blocks, part, onward=onward)
+        for length, blocks, part in zip(size, grid.shape, window, strict=False)
+    )
+    across = np.einsum("xw,hwc->hxc", columns, grid, optimize=True)
+    values: NDArray[np.float32] = np.einsum("yh,hxc->yxc", rows, across, optimize=True)
+    return values
+
+
+def _linear(length: int, blocks: int, part: slice, *, onward: bool) -> NDArray[np.float32]:
+    """Weights of ``blocks`` values at some of ``length`` pixels, pixels x blocks."""
+    pixels = np.arange(length)[part]
+    weights = np.zeros((len(pixels), blocks), np.float32)
+    if blocks == 1:
+        return weights + 1
+    place = (pixels + 0.5) * blocks / length - 0.5
+    if not onward:
+        place = place.clip(0, blocks - 1)
+    first = np.floor(place).astype(int).clip(0, blocks - 2)
+    rest = (place - first).astype(np.float32)
+    number = np.arange(len(pixels))
+    weights[number, first], weights[number, first + 1] = 1 - rest, rest
+    return weights
 
 
 def _field(values: NDArray[np.float32], block: float) -> NDArray[np.float32]:
-    """The slowly varying ground of a picture, H x W x 3: a robust fit, on a coarse grid where the blocks are large."""
+    """The slowly varying ground of a picture on a coarse grid, h x w x 3: a robust fit."""
     height, width = values.shape[:2]
     step = max(1.0, block / 8)
     small = resized(values, (max(8, round(height / step)), max(8, round(width / step))))
     sigma = 8 * 0.5
     weight = np.ones((*small.shape[:2], 1), np.float32)
-    field = ndimage.median_filter(small, size=(17, 17, 1), mode="nearest")
+    field: NDArray[np.float32] = ndimage.median_filter(small, size=(17, 17, 1), mode="nearest")
     for _ in range(ROUNDS):
         off = small - field
         deviation = np.maximum(_deviation(off, axis=(0, 1)), NOISE_FLOOR / 2)
         weight = (np.abs(off) < OUTLIER * deviation).all(axis=2, keepdims=True).astype(np.float32)
         weight = ndimage.minimum_filter(weight, size=(3, 3, 1)) + 1e-3  # and their rims
         blur = [ndimage.gaussian_filter(one, (sigma, sigma, 0)) for one in (small * weight, weight)]
-        field = blur[0] / blur[1]
-    return resized(field.astype(np.float32), (height, width))
+        field = np.asarray(blur[0] / blur[1], np.float32)
+    return field
 
 
 def _deviation(values: NDArray[np.float32], axis: int | tuple[int, ...]) -> NDArray[np.float32]:
     """Standard deviation by the median absolute one, about zero."""
-    deviation: NDArray[np.float32] = 1.4826 * np.median(np.abs(values), axis=axis)
-    return deviation
+    return np.asarray(1.4826 * np.median(np.abs(values), axis=axis), np.float32)
 
 
 def _noise(differences: list[NDArray[np.float32]]) -> NDArray[np.float32]:

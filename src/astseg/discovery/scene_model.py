@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage
 
 from astseg.discovery.finder import STRIDE, Finder, finder_input
+from astseg.discovery.regions import find_regions, region_map
 from astseg.discovery.scene_background import OFFSET, resized
 from astseg.discovery.votes import Found, objects_from
 from astseg.errors import UserError
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Sizes", "SceneModel"]
 
-TILE, HALO = 256, 48
-"""Side of the tiles in which large pictures are looked at, and how far each reaches beyond the part that it decides."""
+TILE, HALO, STEP = 256, 32, 64
+"""Largest side of the windows in which pictures are looked at, how far each sees beyond the part that it decides, and
+of what its sides are multiples."""
+
+NEAR = 8
+"""Pixels around what differs that are looked at, too."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +101,18 @@ class SceneModel:
         return full
 
     def find(self, picture: NDArray[np.uint8], background: NDArray[np.float32]) -> Found:
-        """The objects of a picture at the working scale.
+        """The objects of a picture at the working scale: regions that differ, until a finder has learned.
 
         Args:
             picture: h x w x 3.
             background: h x w x 3 in [0, 1], its background.
         """
+        if self.finder is None:
+            regions = find_regions(picture, background, self.background, self.config, smallest=self.sizes.smallest)
+            scores = np.array(
+                [min(1.0, region.strength / (2 * self.config.strength)) for region in regions], np.float32
+            )
+            return Found(region_map(regions, picture.shape[:2]), scores)
         maps = self.maps(picture, background)
         return objects_from(maps, reach=self.sizes.width, smallest=self.sizes.smallest, threshold=self.config.threshold)
 
@@ -114,7 +125,7 @@ class SceneModel:
         off = self.background.size_of_difference(picture, background, objects=self.config.objects)
         differs = off > self.config.low_errors
         device = next(self.finder.parameters()).device
-        for inner, outer in _tiles(differs):
+        for inner, outer in _windows(differs, least=self.sizes.smallest / 4):
             seen = finder_input(picture[outer], background[outer], self.background, outer)
             pad = [(0, -length % STRIDE) for length in seen.shape[:2]]
             padded = np.pad(seen, (*pad, (0, 0)), mode="edge").transpose(2, 0, 1)[None]
@@ -129,24 +140,33 @@ class SceneModel:
         return maps
 
 
-def _tiles(
-    differs: NDArray[np.bool_],
-) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
-    """Windows that hold something that differs: the part that each decides, and what it sees; no bigger than needed."""
-    height, width = differs.shape
-    near = ndimage.maximum_filter(differs, size=2 * 8 + 1)  # what an object hides itself may not differ
-    for top in range(0, height, TILE):
-        for left in range(0, width, TILE):
-            part = near[top : top + TILE, left : left + TILE]
-            rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
-            if not len(rows):
-                continue
-            inner = (
-                slice(top + int(rows[0]), top + int(rows[-1]) + 1),
-                slice(left + int(columns[0]), left + int(columns[-1]) + 1),
-            )
-            outer = (
-                slice(max(0, inner[0].start - HALO), min(height, inner[0].stop + HALO)),
-                slice(max(0, inner[1].start - HALO), min(width, inner[1].stop + HALO)),
-            )
-            yield inner, outer
+def _windows(differs: NDArray[np.bool_], least: float) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
+    """Windows around what differs: the part that each decides, and what it sees.
+
+    Args:
+        differs: H x W.
+        least: Pixels that differ in a window, at least.
+    """
+    size = differs.shape
+    near = ndimage.maximum_filter(differs, size=2 * NEAR + 1)  # what an object hides of itself may not differ
+    labels, count = ndimage.label(near)
+    pixels = np.bincount(labels[differs], minlength=count + 1)
+    for number, window in enumerate(ndimage.find_objects(labels), start=1):
+        if pixels[number] < least:
+            continue
+        for top in range(window[0].start, window[0].stop, TILE):
+            for left in range(window[1].start, window[1].stop, TILE):
+                inner = (
+                    slice(top, min(top + TILE, window[0].stop)),
+                    slice(left, min(left + TILE, window[1].stop)),
+                )
+                outer = tuple(_seen(part, length) for part, length in zip(inner, size, strict=True))
+                yield inner, (outer[0], outer[1])
+
+
+def _seen(part: slice, length: int) -> slice:
+    """A side of a window with its halo; of few lengths, since a network is slow at first at each new size."""
+    start, stop = max(0, part.start - HALO), min(length, part.stop + HALO)
+    wanted = min(length, -(stop - start) // STEP * -STEP)
+    start = max(0, min(start, length - wanted))
+    return slice(start, start + wanted)

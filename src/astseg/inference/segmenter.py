@@ -77,7 +77,10 @@ class Segmenter:
         if config.scene.background != "none":
             from astseg.inference.scene_segmenter import SceneSegmenter  # it is a Segmenter itself
 
-            return SceneSegmenter(load_scene(Path(folder), config.scene))
+            scene = load_scene(Path(folder), config.scene)
+            if scene.finder is None:
+                raise UserError(f"'{folder}' has not learned yet: the same 'astseg fit' goes on with it")
+            return SceneSegmenter(scene)
         pipeline, config, info = load_pipeline(folder, device=choose_device(device), precision=precision)
         return cls(pipeline, preprocess_of_run(config.model.image_size, info))
 
