@@ -97,7 +97,8 @@ def test_what_is_not_drawn_changes_nothing(segmenter: Segmenter, size: tuple[int
     small = np.stack([place(size, (H, W), resize="squeeze").image(image) for image in images])
     whole = segmenter.pipeline(images_to_tensor(small), layers=True)
     behind = segmenter.pipeline.model.renderer.background_activation().item()
-    expected = list(predictions_from(whole, [place(size, (H, W), resize="squeeze")] * 3, background_activation=behind))
+    placements = [place(size, (H, W), resize="squeeze")] * 3
+    expected = list(predictions_from(whole, placements, background_activation=behind, pictures=list(images)))
     without = segmenter.predict(images, layers=False)
     for one, other, bare in zip(segmenter.predict(images), expected, without, strict=True):
         np.testing.assert_array_equal(one.labels, other.labels)
