@@ -38,7 +38,7 @@ BAND = 1.75
 PRIOR_WIDTH = 0.35
 """Coarse pixels over which the prior's log odds rise by one."""
 
-SAMPLES = 160
+SAMPLES = 120
 """Pixels of each side that colour densities are made from, at most."""
 
 SURE = 1.0
@@ -58,6 +58,15 @@ COLOUR_WIDTH = 2.0, 2.0, 24.0
 
 AT_ONCE = 2048
 """Pixels whose densities are computed together, so that the kernels stay in the cache."""
+
+DARKEST = 0.4
+"""Brightness of the background in the deepest shadow, as a fraction of what it is in the light."""
+
+SHADOW_LIKE = 0.05
+"""Share of the object's core that looks like the background in a shadow, from which on looking so says nothing."""
+
+MEDIAN_OF_SQUARES = 2.37
+"""Of the sum of three squared standard normal variables."""
 
 PASSES = 2
 """The second one takes its samples from what the first has found."""
@@ -154,7 +163,7 @@ def _log_odds(scene: _Scene, number: int, window: tuple[slice, ...], reach: floa
     fixed = np.where(prior > 0, FIXED, -FIXED).astype(np.float32)
     colours = scene.picture[window].astype(np.float32)
     width = _kernel_width(colours)
-    around = _around(scene, window, band, colours[band], width)
+    around = _around(scene, window, colours, prior, width)
     links = _links(colours, width)
     odds = prior
     for _ in range(PASSES):
@@ -179,17 +188,28 @@ def _kernel_width(colours: Array) -> float:
     return float(np.clip(factor * np.median(steps) / 1.128, least, most)) if steps.size else least
 
 
-def _around(
-    scene: _Scene, window: tuple[slice, ...], band: NDArray[np.bool_], colours: Array, width: float
-) -> Array | None:
-    """Density of the colours of the band under the known background; None: it is not known."""
+def _around(scene: _Scene, window: tuple[slice, ...], colours: Array, prior: Array, width: float) -> Array | None:
+    """Density of each colour under the known background, in the light or in a shadow; None: it is not known.
+
+    A shadow shows the background darker, all channels by the same factor.
+    """
     if scene.background is None:
         return None
-    apart = ((colours - scene.background[window][band]) ** 2).sum(axis=1)
-    variance = np.full(len(apart), width**2, np.float32)
+    behind = scene.background[window].astype(np.float32)
+    shade = np.einsum("ijk,ijk->ij", colours, behind) / np.maximum(np.einsum("ijk,ijk->ij", behind, behind), 1)
+    shaded = np.clip(shade, DARKEST, 1)[..., None] * behind
+    lit, dark = (((colours - one) ** 2).sum(axis=2) for one in (behind, shaded))
     if scene.error is not None:
-        variance += scene.error[window][band].astype(np.float32) ** 2
-    return np.asarray(np.exp(-apart / (2 * variance)) * (width**2 / variance) ** 1.5, np.float32)
+        variance = width**2 + scene.error[window].astype(np.float32) ** 2
+    else:
+        outside = dark[prior < -SURE]
+        typical = float(np.median(outside)) / MEDIAN_OF_SQUARES if len(outside) else np.inf
+        variance = np.full(prior.shape, max(width**2, typical), np.float32)
+    in_light, in_shadow = (np.exp(-apart / (2 * variance)) for apart in (lit, dark))
+    core = prior >= min(float(prior.max()), 1 / PRIOR_WIDTH)
+    alike = float((in_shadow[core] > 0.5).mean())
+    like = np.maximum(in_light, max(0.0, 1 - alike / SHADOW_LIKE) * in_shadow)
+    return np.asarray(like * (width**2 / variance) ** 1.5, np.float32)
 
 
 def _log_ratio(
@@ -199,7 +219,7 @@ def _log_ratio(
     asked = _Points.of(colours, np.flatnonzero(band), width, NEAR * reach)
     own, other = (_density(asked, _Points.of(colours, _samples(side), width, NEAR * reach)) for side in (odds, -odds))
     if around is not None:
-        other = (other + around) / np.float32(2)
+        other = (other + around[band]) / np.float32(2)
     return np.asarray(np.log((own + FAINTEST) / (other + FAINTEST)), np.float32)
 
 

@@ -144,15 +144,16 @@ def predictions_from(
         inside = (index, slice(None), slice(top, bottom), slice(left, right))
         order = np.argsort(-activation[index], kind="stable")
         labels, masks = _masks(weights[inside], responsibilities[inside], where.box_size, order)
+        background = tensor_to_images(output.background[index])
         if pictures is not None:
-            labels, masks = _sharpened(labels, masks, where, pictures[index])
+            labels, masks = _sharpened(labels, masks, where, pictures[index], background)
         slots = [mask.slot for mask in masks]
         objects = tuple(
             _object(output, index, place, mask, where, float(activation[index, mask.slot]))
             for place, mask in enumerate(masks)
         )
         drawing = Drawing(
-            tensor_to_images(output.background[index]),
+            background,
             tensor_to_images(output.reconstruction[index]),
             None if output.layers is None else _alone(output.layers[index, slots], output.weights[index], slots),
         )
@@ -222,13 +223,26 @@ def _mask(
 
 
 def _sharpened(
-    labels: NDArray[np.int32], masks: list[_Mask], where: Placement, picture: NDArray[np.uint8]
+    labels: NDArray[np.int32],
+    masks: list[_Mask],
+    where: Placement,
+    picture: NDArray[np.uint8],
+    background: NDArray[np.uint8],
 ) -> tuple[NDArray[np.int32], list[_Mask]]:
-    """The same objects with outlines by the picture's own pixels, if it is much larger than what the model saw."""
+    """The same objects with outlines by the picture's own pixels, if it is much larger than what the model saw.
+
+    The background is the one drawn, h x w x 3.
+    """
     if where.enlargement < REFINED_FROM or not masks:
         return labels, masks
     left, top, right, bottom = where.box
-    sharp = refine(picture[top:bottom, left:right], labels, scale=1 / where.enlargement)
+    x, y, x_end, y_end = where.inner
+    sharp = refine(
+        picture[top:bottom, left:right],
+        labels,
+        scale=1 / where.enlargement,
+        background=np.ascontiguousarray(background[y:y_end, x:x_end]),
+    )
     areas, windows = np.bincount(sharp.ravel()), ndimage.find_objects(sharp)
     boxes = [windows[mask.slot] for mask in masks]
     return sharp, [
