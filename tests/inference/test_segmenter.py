@@ -179,6 +179,21 @@ def test_loading_tells_what_is_wrong(spread_run: Path, tmp_path: Path) -> None:
     assert choose_device().type in {"cpu", "cuda", "mps"}
 
 
+def test_large_pictures_decide_about_their_outlines(segmenter: Segmenter) -> None:
+    """The same output with and without the picture: other outlines, the same objects; near the model's size, none."""
+    for factor, moves in ((4, True), (1.25, False)):
+        size = int(H * factor), int(W * factor)
+        image = picture(*size)
+        where = place(size, (H, W), resize="squeeze")
+        output = segmenter.pipeline(images_to_tensor(where.image(image)[None]), layers=True)
+        behind = segmenter.pipeline.model.renderer.background_activation().item()
+        (drawn,) = predictions_from(output, [where], background_activation=behind)
+        (sharp,) = predictions_from(output, [where], background_activation=behind, pictures=[image])
+        check(sharp, size)
+        assert [one.id for one in sharp.objects] == [one.id for one in drawn.objects]
+        assert np.array_equal(sharp.labels, drawn.labels) is not moves
+
+
 def test_occlusion_by_hand() -> None:
     """Slot 2 (id 2) covers the right half of slot 1 (id 1); slot 3 is wholly hidden, slot 4 too weak to be seen."""
     masks = torch.zeros(1, 4, 8, 12)

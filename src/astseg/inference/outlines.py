@@ -36,10 +36,11 @@ BAND = 1.75
 """Farther than so many coarse pixels from its coarse outline a pixel is as it was."""
 
 PRIOR_WIDTH = 0.35
-"""Coarse pixels over which the prior's log odds rise by one."""
+"""Coarse pixels over which the prior's log odds rise by one: the best of 0.25, 0.35 and 0.5 on motorway pictures, and
+within 0.005 IoU of the best on desk scenes and nuclei."""
 
 SAMPLES = 120
-"""Pixels of each side that colour densities are made from, at most."""
+"""Pixels of each side that colour densities are made from, at most; 80 lose up to 0.005 IoU, 160 gain nothing."""
 
 SURE = 1.0
 """Log odds from which a pixel may be such a sample."""
@@ -71,9 +72,17 @@ MEDIAN_OF_SQUARES = 2.37
 PASSES = 2
 """The second one takes its samples from what the first has found."""
 
+WEAKEST = 0.5
+"""Mean evidence of the band, in nats, below which colours say nothing and the outline stays as it was."""
+
 COUPLING = 1.2
+"""What a neighbour of the same colour adds to the log odds at most; half and nearly twice as much score alike."""
+
 SWEEPS = 8
+"""Of the mean field: news travels about so many pixels, twice what is left over of an outline's place."""
+
 FIXED = 30.0
+"""Log odds of what is certain."""
 
 
 def refine(
@@ -116,8 +125,10 @@ def refine(
             background=None if background is None else _half(background),
             error=None if error is None else error[::2, ::2],
         )
-        twice = half.repeat(2, axis=0).repeat(2, axis=1)[: size[0], : size[1]]
-        labels, reach = _with_lost(twice, labels), LEFT_OVER
+        decided, twice = (
+            each.repeat(2, axis=0).repeat(2, axis=1)[: size[0], : size[1]] for each in (half != labels[::2, ::2], half)
+        )
+        labels, reach = _with_lost(np.where(decided, twice, labels), labels), LEFT_OVER
     return _refined(_Scene(picture, labels, background, error), reach)
 
 
@@ -168,6 +179,8 @@ def _log_odds(scene: _Scene, number: int, window: tuple[slice, ...], reach: floa
     odds = prior
     for _ in range(PASSES):
         evidence = _log_ratio(colours, odds, band, width, reach, around)
+        if not band.any() or np.abs(evidence).mean() < WEAKEST:
+            return prior
         unary = fixed.copy()
         unary[band] = prior[band] + evidence
         odds = _mean_field(unary, links)
