@@ -44,13 +44,26 @@ def test_outlines_follow_the_picture(family: str) -> None:
     assert np.mean(after) > 0.94
 
 
-def test_where_colours_say_nothing_the_prior_decides() -> None:
-    labels = np.zeros((120, 160), np.int32)
-    labels[20:70, 30:80] = 1
+@pytest.mark.parametrize("factor", [3, 6, 20])
+def test_where_colours_say_nothing_the_outline_stays(factor: int) -> None:
+    labels = np.zeros((121, 161), np.int32)
+    labels[20:71, 30:80] = 1
     labels[20:70, 80:120] = 7  # touches the first
-    noise = np.random.default_rng(0).integers(90, 110, (120, 160, 1)).astype(np.uint8)
-    refined = refine(noise.repeat(3, axis=2), labels, scale=1 / 6)
-    assert min(overlaps(labels, refined)) > 0.93
+    flat = np.full((121, 161, 3), 120, np.uint8)
+    np.testing.assert_array_equal(refine(flat, labels, scale=1 / factor), labels)
+
+
+def test_a_shadow_is_no_part_of_an_object() -> None:
+    rows, columns = np.indices((128, 128))
+    background = np.stack([170 + 20 * np.sin(columns / 9), 120 + rows / 8, np.full((128, 128), 60.0)], axis=2)
+    picture, true = background.copy(), np.zeros((128, 128), np.int32)
+    picture[44:90, 84:96] *= 0.6
+    true[40:88, 40:84] = 1
+    picture[true > 0] = (30, 60, 190)
+    taken_along = true.copy()
+    taken_along[44:90, 84:92] = 1
+    known = refine(picture.astype(np.uint8), taken_along, scale=1 / 8, background=background.astype(np.uint8))
+    assert overlaps(true, known)[0] > 0.97 > overlaps(true, taken_along)[0]
 
 
 @pytest.mark.parametrize("side", [1, 2, 5])

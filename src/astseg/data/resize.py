@@ -7,6 +7,7 @@ proportions.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,12 @@ class Placement:
     def box_size(self) -> tuple[int, int]:
         """(height, width) of the part of the picture that is kept."""
         return self.box[3] - self.box[1], self.box[2] - self.box[0]
+
+    @property
+    def enlargement(self) -> float:
+        """Pixels of the picture along a pixel of the frame, the geometric mean of both sides."""
+        left, top, right, bottom = self.inner
+        return math.sqrt(math.prod(self.box_size) / ((bottom - top) * (right - left)))
 
     @property
     def kept(self) -> float:

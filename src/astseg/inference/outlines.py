@@ -36,10 +36,11 @@ BAND = 1.75
 """Farther than so many coarse pixels from its coarse outline a pixel is as it was."""
 
 PRIOR_WIDTH = 0.35
-"""Coarse pixels over which the prior's log odds rise by one."""
+"""Coarse pixels over which the prior's log odds rise by one: the best of 0.25, 0.35 and 0.5 on motorway pictures, and
+within 0.005 IoU of the best on desk scenes and nuclei."""
 
-SAMPLES = 160
-"""Pixels of each side that colour densities are made from, at most."""
+SAMPLES = 120
+"""Pixels of each side that colour densities are made from, at most; 80 lose up to 0.005 IoU, 160 gain nothing."""
 
 SURE = 1.0
 """Log odds from which a pixel may be such a sample."""
@@ -59,12 +60,29 @@ COLOUR_WIDTH = 2.0, 2.0, 24.0
 AT_ONCE = 2048
 """Pixels whose densities are computed together, so that the kernels stay in the cache."""
 
+DARKEST = 0.4
+"""Brightness of the background in the deepest shadow, as a fraction of what it is in the light."""
+
+SHADOW_LIKE = 0.05
+"""Share of the object's core that looks like the background in a shadow, from which on looking so says nothing."""
+
+MEDIAN_OF_SQUARES = 2.37
+"""Of the sum of three squared standard normal variables."""
+
 PASSES = 2
 """The second one takes its samples from what the first has found."""
 
+WEAKEST = 0.5
+"""Mean evidence of the band, in nats, below which colours say nothing and the outline stays as it was."""
+
 COUPLING = 1.2
+"""What a neighbour of the same colour adds to the log odds at most; half and nearly twice as much score alike."""
+
 SWEEPS = 8
+"""Of the mean field: news travels about so many pixels, twice what is left over of an outline's place."""
+
 FIXED = 30.0
+"""Log odds of what is certain."""
 
 
 def refine(
@@ -107,8 +125,10 @@ def refine(
             background=None if background is None else _half(background),
             error=None if error is None else error[::2, ::2],
         )
-        twice = half.repeat(2, axis=0).repeat(2, axis=1)[: size[0], : size[1]]
-        labels, reach = _with_lost(twice, labels), LEFT_OVER
+        decided, twice = (
+            each.repeat(2, axis=0).repeat(2, axis=1)[: size[0], : size[1]] for each in (half != labels[::2, ::2], half)
+        )
+        labels, reach = _with_lost(np.where(decided, twice, labels), labels), LEFT_OVER
     return _refined(_Scene(picture, labels, background, error), reach)
 
 
@@ -154,11 +174,13 @@ def _log_odds(scene: _Scene, number: int, window: tuple[slice, ...], reach: floa
     fixed = np.where(prior > 0, FIXED, -FIXED).astype(np.float32)
     colours = scene.picture[window].astype(np.float32)
     width = _kernel_width(colours)
-    around = _around(scene, window, band, colours[band], width)
+    around = _around(scene, window, colours, prior, width)
     links = _links(colours, width)
     odds = prior
     for _ in range(PASSES):
         evidence = _log_ratio(colours, odds, band, width, reach, around)
+        if not band.any() or np.abs(evidence).mean() < WEAKEST:
+            return prior
         unary = fixed.copy()
         unary[band] = prior[band] + evidence
         odds = _mean_field(unary, links)
@@ -179,17 +201,28 @@ def _kernel_width(colours: Array) -> float:
     return float(np.clip(factor * np.median(steps) / 1.128, least, most)) if steps.size else least
 
 
-def _around(
-    scene: _Scene, window: tuple[slice, ...], band: NDArray[np.bool_], colours: Array, width: float
-) -> Array | None:
-    """Density of the colours of the band under the known background; None: it is not known."""
+def _around(scene: _Scene, window: tuple[slice, ...], colours: Array, prior: Array, width: float) -> Array | None:
+    """Density of each colour under the known background, in the light or in a shadow; None: it is not known.
+
+    A shadow shows the background darker, all channels by the same factor.
+    """
     if scene.background is None:
         return None
-    apart = ((colours - scene.background[window][band]) ** 2).sum(axis=1)
-    variance = np.full(len(apart), width**2, np.float32)
+    behind = scene.background[window].astype(np.float32)
+    shade = np.einsum("ijk,ijk->ij", colours, behind) / np.maximum(np.einsum("ijk,ijk->ij", behind, behind), 1)
+    shaded = np.clip(shade, DARKEST, 1)[..., None] * behind
+    lit, dark = (((colours - one) ** 2).sum(axis=2) for one in (behind, shaded))
     if scene.error is not None:
-        variance += scene.error[window][band].astype(np.float32) ** 2
-    return np.asarray(np.exp(-apart / (2 * variance)) * (width**2 / variance) ** 1.5, np.float32)
+        variance = width**2 + scene.error[window].astype(np.float32) ** 2
+    else:
+        outside = dark[prior < -SURE]
+        typical = float(np.median(outside)) / MEDIAN_OF_SQUARES if len(outside) else np.inf
+        variance = np.full(prior.shape, max(width**2, typical), np.float32)
+    in_light, in_shadow = (np.exp(-apart / (2 * variance)) for apart in (lit, dark))
+    core = prior >= min(float(prior.max()), 1 / PRIOR_WIDTH)
+    alike = float((in_shadow[core] > 0.5).mean())
+    like = np.maximum(in_light, max(0.0, 1 - alike / SHADOW_LIKE) * in_shadow)
+    return np.asarray(like * (width**2 / variance) ** 1.5, np.float32)
 
 
 def _log_ratio(
@@ -199,7 +232,7 @@ def _log_ratio(
     asked = _Points.of(colours, np.flatnonzero(band), width, NEAR * reach)
     own, other = (_density(asked, _Points.of(colours, _samples(side), width, NEAR * reach)) for side in (odds, -odds))
     if around is not None:
-        other = (other + around) / np.float32(2)
+        other = (other + around[band]) / np.float32(2)
     return np.asarray(np.log((own + FAINTEST) / (other + FAINTEST)), np.float32)
 
 

@@ -33,8 +33,9 @@ from astseg.data import Reading, SceneSource
 from astseg.data.paths import open_given
 from astseg.data.sources.video import VideoSource
 from astseg.errors import UserError
+from astseg.inference.batches import batches
 from astseg.inference.writers.folder import KINDS, MARK, earlier_results, remove_results, result_names, write_images
-from astseg.inference.writers.read_ahead import batches, read_images
+from astseg.inference.writers.read_ahead import read_images
 from astseg.inference.writers.tables import Tables
 from astseg.inference.writers.videos import VideoResults
 from astseg.runs.atomic import write_json
