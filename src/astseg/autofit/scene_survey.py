@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from astseg.data.open import evenly_spaced
 from astseg.data.resize import reduced
 from astseg.discovery.regions import Region, find_regions, region_map, strong_regions
 from astseg.discovery.scene_background import SceneBackground, fixed_background, smooth_background
@@ -25,6 +26,9 @@ LOOKED_AT = 30
 
 LARGEST = 6e5
 """Pixels at which they are looked at, at most."""
+
+PIXELS, ENOUGH = 4e7, (15, 80)
+"""Pixels of all pictures that a background is made from, and how many these are at least and at most."""
 
 FIRST_BLOCK = 96.0
 """Side of the blocks of equal light before the size of objects is known, in pixels."""
@@ -127,7 +131,8 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 def background_of(kind: str, pictures: Sequence[NDArray[np.uint8]], block: float) -> SceneBackground:
     """The background of pictures."""
-    some = pictures[:: max(1, len(pictures) // 80)]
+    most = int(np.clip(PIXELS / (pictures[0].shape[0] * pictures[0].shape[1]), *ENOUGH))
+    some = [pictures[k] for k in evenly_spaced(min(most, len(pictures)), len(pictures))]
     return smooth_background(some, block=block) if kind == "smooth" else fixed_background(some, block=block)
 
 

@@ -199,9 +199,8 @@ def fit_scene(command: Fit, source: SceneSource, look: SceneLook | None, held: S
         held.begin(plan.config, info, {"fit.json": {"minutes": command.minutes, "scene": asdict(plan.seen)}})
     held.run.log_path.unlink(missing_ok=True)
     _examples(SceneSegmenter(scene), held.run, source, select(source, command.split))
-    console.print(
-        f"first masks, by the background alone, after {spelled_time(time.monotonic() - begin)}: {held.run.path / 'examples'}"
-    )
+    spent = spelled_time(time.monotonic() - begin)
+    console.print(f"first masks, by the background alone, after {spent}: {held.run.path / 'examples'}")
 
     def say(phase: str, step: int, loss: float) -> None:
         entry = {"phase": phase, "step": step, "loss": loss, "seconds": time.monotonic() - begin}

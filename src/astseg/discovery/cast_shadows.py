@@ -35,6 +35,9 @@ by so much at least, and this far on the way from the median to the most frequen
 LARGEST = 0.4
 """Fraction of the regions' pixels that are shadow, at most."""
 
+MOSTLY = 0.6
+"""Fraction of a piece that lies in the shadow's place, for all of it to be shadow."""
+
 LEAST_REGIONS = 30
 """Fewer tell nothing."""
 
@@ -55,7 +58,11 @@ class ShadowPlace:
         if not self.cells.any():
             return mask
         rows, columns = (np.minimum(np.arange(length) * SIDE // length, SIDE - 1) for length in mask.shape)
-        left = mask & ~(shadow & self.cells[np.ix_(rows, columns)])
+        here = shadow & mask & self.cells[np.ix_(rows, columns)]
+        pieces, count = ndimage.label(shadow & mask)
+        areas, parts = (np.bincount(pieces[where], minlength=count + 1) for where in (pieces > 0, here))
+        whole = parts > MOSTLY * np.maximum(areas, 1)  # mostly in the shadow's place: all of it is shadow
+        left = mask & ~here & ~whole[pieces]
         left = ndimage.binary_opening(ndimage.binary_fill_holes(left), np.ones((3, 3), np.bool_))
         labels, count = ndimage.label(left)
         if not count:
