@@ -86,21 +86,26 @@ def spelled(figures: dict[str, float]) -> str:
 def main() -> None:
     """Run what was asked for and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", type=Path) parser.add_argument("--out", type=Path, required=True) parser.add_argument("
-    --minutes", type=float, default=12.0) parser.add_argument("--sets", nargs="+", choices=tuple(SETS),
-    default=list(SETS)) parser.add_argument("--peers", action="store_true") asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True) print(f"| set | `fit --minutes {asked.minutes:g}` | seconds | images/s
-    |{' classical | MOG2 |' if asked.peers else ''}") print(f"|-|-|-|-|{'-|-|' if asked.peers else ''}", flush=True) for
-    name in asked.sets:
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=12.0)
+    parser.add_argument("--sets", nargs="+", choices=tuple(SETS), default=list(SETS))
+    parser.add_argument("--peers", action="store_true")
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    columns = ["set", f"`fit --minutes {asked.minutes:g}`", "seconds", "images/s"]
+    columns += ["classical", "MOG2"] if asked.peers else []
+    print(f"| {' | '.join(columns)} |\n|{'-|' * len(columns)}", flush=True)
+    for name in asked.sets:
         figures, seconds, speed = astseg(asked.root, name, asked.out, asked.minutes)
-        row = f"| {name} | {spelled(figures)} | {seconds:.0f} | {speed:.1f} |"
+        row = [name, spelled(figures), f"{seconds:.0f}", f"{speed:.1f}"]
         if asked.peers:
             classical = asked.out / f"{name}-classical"
             baseline = [sys.executable, str(asked.root / "score.py"), "baseline", name, str(classical)]
             run(baseline, asked.out / f"{name}.baseline.txt")
             for folder in (classical, mixture(asked.root, name, asked.out)):
-                row += f" {spelled(score(asked.root, name, folder, asked.out))} |"
-        print(row, flush=True)
+                row.append(spelled(score(asked.root, name, folder, asked.out)))
+        print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":
