@@ -160,7 +160,7 @@ class Tracker:
         partial = (seen.gaps <= 0) | track.at_border
         unsure = np.where(partial[:, None], 1.0, 0.0)  # what lies at the border is larger than what is seen of it
         mixed = np.broadcast_to(MIXED * np.abs(seen.sizes - track.size), seen.looks.shape)
-        return (
+        density: NDArray[np.float64] = (
             np.log(odds)
             + track.motion.log_density(
                 seen.positions, _shift(track, seen), diameter=track.diameter, unseen=track.unseen
@@ -168,13 +168,16 @@ class Tracker:
             + self._colours.log_ratio(track.looks, seen.looks, mixed)
             + self._sizes.log_ratio(track.size, seen.sizes, unsure)
         )
+        return density
 
     def _log_new(self, seen: _Sightings, size: tuple[int, int]) -> NDArray[np.float64]:
         """How likely a new object is to be seen where each sighting is: the logarithm of a density over pixels."""
         height, width = size
         step = 1 + np.sqrt(self._speed) * np.exp(seen.sizes[:, 0])
         strip = 2 * (height + width) * step
-        return np.log(NEW_INSIDE / (height * width) + NEW_AT_BORDER / strip * np.exp(-np.maximum(seen.gaps, 0) / step))
+        at_border = NEW_AT_BORDER / strip * np.exp(-np.maximum(seen.gaps, 0) / step)
+        density: NDArray[np.float64] = np.log(NEW_INSIDE / (height * width) + at_border)
+        return density
 
     def _follow(self, track: _Track, seen: _Sightings, index: int) -> None:
         """Update a track with its sighting; the less of an object is visible, the less its looks count."""
