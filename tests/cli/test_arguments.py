@@ -91,7 +91,7 @@ def test_positionals_and_options_in_any_order() -> None:
         assert parse(words.split()) == arguments.Evaluate(runs=(Path("a"), Path("b")), data=Path("data"), split=":9")
     assert parse(["health", "run", "--split", ":9", "data"]) == arguments.Health(Path("run"), Path("data"), ":9")
     assert parse(["segment", "run", "--out", "masks", "a", "b", "--write", "overlays", "cutouts"]) == arguments.Segment(
-        run=Path("run"), inputs=(Path("a"), Path("b")), out=Path("masks"), write=("overlays", "cutouts")
+        run=Path("run"), inputs=("a", "b"), out=Path("masks"), write=("overlays", "cutouts")
     )
     assert parse(["segment", "run", "a", "--out", "masks", "--write"]).write == ()
     assert parse(["evaluate", "run", "data", "--proposals", "False"]).proposals is False
