@@ -284,4 +284,4 @@ def test_every_command_has_a_function_that_runs_it(name: str) -> None:
 
 def test_paths_after_two_hyphens_are_left_as_they_are() -> None:
     command = parse(["segment", "run", "--out", "o", "--", "--my_dir"])
-    assert command.inputs == (Path("--my_dir"),)
+    assert command.inputs == ("--my_dir",)
