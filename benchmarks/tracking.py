@@ -19,10 +19,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from astseg.data.synthetic.video import render_video
-from astseg.inference.prediction import ObjectPrediction
 from astseg.inference.segmenter import Segmenter
 from astseg.inference.tracking import Tracker
 from measuring import machine, print_table
+from track_scenes import seen
 
 Matches = list[dict[int, int]]
 """For each frame, the id of each true object that is matched."""
@@ -78,18 +78,10 @@ def perfect(images: np.ndarray, labels: np.ndarray) -> Matches:
     for image, truth in zip(images, labels, strict=True):
         dealt = np.concatenate([[0], 1 + generator.permutation(int(labels.max()))]).astype(np.int32)
         mixed = dealt[truth]
-        objects = [seen(mixed, int(label)) for label in np.unique(mixed[mixed > 0])]
+        objects = seen(mixed)
         number = {found.id: one for found, one in zip(objects, tracker.step(image, mixed, objects), strict=True)}
         frames.append({int(label): number[int(dealt[label])] for label in np.unique(truth[truth > 0])})
     return frames
-
-
-def seen(labels: np.ndarray, label: int) -> ObjectPrediction:
-    """An object of which nothing is known but its pixels."""
-    rows, columns = np.nonzero(labels == label)
-    box = (int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
-    nothing = np.zeros(1, np.float32)
-    return ObjectPrediction(label, (0.0, 0.0), box, (1.0, 1.0), 0.0, len(rows), 0, 1.0, 1.0, nothing)
 
 
 def matched(truth: np.ndarray, predicted: np.ndarray) -> dict[int, int]:

@@ -91,7 +91,7 @@ def test_positionals_and_options_in_any_order() -> None:
         assert parse(words.split()) == arguments.Evaluate(runs=(Path("a"), Path("b")), data=Path("data"), split=":9")
     assert parse(["health", "run", "--split", ":9", "data"]) == arguments.Health(Path("run"), Path("data"), ":9")
     assert parse(["segment", "run", "--out", "masks", "a", "b", "--write", "overlays", "cutouts"]) == arguments.Segment(
-        run=Path("run"), inputs=(Path("a"), Path("b")), out=Path("masks"), write=("overlays", "cutouts")
+        run=Path("run"), inputs=("a", "b"), out=Path("masks"), write=("overlays", "cutouts")
     )
     assert parse(["segment", "run", "a", "--out", "masks", "--write"]).write == ()
     assert parse(["evaluate", "run", "data", "--proposals", "False"]).proposals is False
@@ -284,4 +284,4 @@ def test_every_command_has_a_function_that_runs_it(name: str) -> None:
 
 def test_paths_after_two_hyphens_are_left_as_they_are() -> None:
     command = parse(["segment", "run", "--out", "o", "--", "--my_dir"])
-    assert command.inputs == (Path("--my_dir"),)
+    assert command.inputs == ("--my_dir",)

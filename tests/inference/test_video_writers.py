@@ -59,7 +59,7 @@ def segmented(segmenter: Segmenter, tmp_path_factory: pytest.TempPathFactory) ->
     write(folder / "in" / "b c.mkv", seed=5, rate=20)
     summary = segment_folder(segmenter, folder / "in", folder / "out", batch_size=6)
     assert (summary.images, summary.skipped) == (2 * COUNT, ())
-    assert summary.written == ("masks/", "videos/", "coco.json", "objects.csv")
+    assert summary.written == ("masks/", "videos/", "mot/", "coco.json", "objects.csv", "counts.csv")
     return folder / "out"
 
 
@@ -105,7 +105,7 @@ def test_some_frames_at_their_own_speed(segmenter: Segmenter, tmp_path: Path) ->
     }
     assert files == {
         *("masks/a.mp4/000000.png", "masks/a.mp4/000001.png", "videos/a.mp4"),
-        *("coco.json", "objects.csv", "segment.json"),
+        *("coco.json", "counts.csv", "mot.txt", "objects.csv", "segment.json"),
     }
 
 

@@ -21,7 +21,7 @@ from pycocotools.coco import COCO
 from astseg.cli import main
 from astseg.errors import UserError
 from astseg.inference.segmenter import Segmenter
-from astseg.inference.writers import run
+from astseg.inference.writers import job
 from astseg.inference.writers.read_ahead import ahead
 from astseg.inference.writers.run import segment_folder
 
@@ -128,7 +128,12 @@ def test_only_what_is_asked_for_is_written(segmenter: Segmenter, hard_folder: Pa
     for number, (write, folders) in enumerate(expected.items()):
         out = tmp_path / str(number)
         segment_folder(segmenter, one, out, write=write)
-        assert {path.name for path in out.iterdir()} == folders | {"coco.json", "objects.csv", "segment.json"}
+        assert {path.name for path in out.iterdir()} == folders | {
+            "coco.json",
+            "counts.csv",
+            "objects.csv",
+            "segment.json",
+        }
     with pytest.raises(UserError, match="'pictures' cannot be written, choose from overlays"):
         segment_folder(segmenter, one, tmp_path / "new", write=("pictures",))
 
@@ -206,7 +211,7 @@ def test_what_a_killed_run_leaves_is_whole(
     }
     assert left == {
         *(f"{kind}/plain.png" for kind in ("masks", "overlays", "backgrounds")),
-        *("coco.json", "objects.csv", "segment.json"),
+        *("coco.json", "counts.csv", "objects.csv", "segment.json"),
     }
 
 
@@ -301,7 +306,7 @@ def test_the_command_tells_where_things_are_and_what_is_next(
     assert "skipped: '50.png' is not a complete picture" in lines[0]
     assert lines[1] == "1 could not be read and were skipped"
     assert "images a second" in lines[2]
-    assert lines[3] == f"{out} holds masks/, overlays/, backgrounds/, cutouts/, coco.json, objects.csv"
+    assert lines[3] == f"{out} holds masks/, overlays/, backgrounds/, cutouts/, coco.json, objects.csv, counts.csv"
     assert lines[4] == f"look at {out}/overlays"
     assert lines[5] == f"next, to mend them or to train with them: astseg export {out} --to labelme"
     assert len(lines) == 6
@@ -320,18 +325,18 @@ def test_a_broken_name_is_told_in_one_line(spread_run: Path, hard_folder: Path, 
 CTRL_C = """
 import os, signal, sys
 from astseg.cli import main
-from astseg.inference.writers import run
+from astseg.inference.writers import job
 from astseg.inference.writers.read_ahead import ahead
 
 written = []
 
-def write(*arguments, whole=run.write_images):
+def write(*arguments, whole=job.write_images):
     whole(*arguments)
     written.append(arguments)
     if len(written) == 10:
         os.kill(os.getpid(), signal.SIGINT)
 
-run.write_images = write
+job.write_images = write
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 main.main(sys.argv[1:])
 """
@@ -396,7 +401,7 @@ def test_what_may_not_wait_any_longer_is_written_at_once(
     """Writers that come to nothing while pictures are looked at: the results are the same."""
     threads: list[bool] = []
     free = threading.Event()
-    usual = run.write_images
+    usual = job.write_images
 
     def slow(*given: Any) -> None:
         here = threading.current_thread() is threading.main_thread()
@@ -408,8 +413,8 @@ def test_what_may_not_wait_any_longer_is_written_at_once(
         usual(*given)
 
     segment_folder(segmenter, hard_folder, tmp_path / "usual", batch_size=2)
-    monkeypatch.setattr(run, "_BEHIND", 2)
-    monkeypatch.setattr(run, "write_images", slow)
+    monkeypatch.setattr(job, "_BEHIND", 2)
+    monkeypatch.setattr(job, "write_images", slow)
     segment_folder(segmenter, hard_folder, tmp_path / "slow", batch_size=2)
     assert set(threads) == {True, False}
     written = [path.relative_to(tmp_path / "usual") for path in (tmp_path / "usual").rglob("*.png")]

@@ -190,10 +190,12 @@ class Segment(ReadingOptions):
     """Masks for images and videos: label images, COCO json, CSV, overlays, backgrounds, each object cut out."""
 
     run: Path = positional("Run folder.")
-    inputs: tuple[Path, ...] = positional(
-        "Images, folders of them, a pattern such as 'photos/*.jpg', videos, or scenes as for train."
+    inputs: tuple[str, ...] = positional(
+        "Images, folders of them, a pattern such as 'photos/*.jpg', videos, scenes as for train; or a camera or stream:"
+        " /dev/video0, rtsp://..., http://..."
     )
     out: Path = required("Folder for the results.")
+    watch: bool = option(False, "Wait for pictures that appear in the folder, and segment each, until Ctrl-C.")
     write: tuple[Literal["overlays", "backgrounds", "cutouts", "reconstructions", "layers"], ...] | None = option(
         None,
         "What is written besides masks, coco.json and objects.csv; --write alone: nothing. Default: overlays,"

@@ -12,7 +12,7 @@ __all__ = ["progress_bar"]
 
 
 @contextlib.contextmanager
-def progress_bar(console: Console, title: str, total: int | None) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(console: Console, title: str, total: int | None) -> Iterator[Callable[[int, int | None], None]]:
     """A bar on a terminal, nothing elsewhere; gives a function of the number done and the total."""
     if not console.is_terminal:  # where a bar that is off leaves an empty line, before rich 14.3
         yield lambda done, of: None

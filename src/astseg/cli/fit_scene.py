@@ -24,7 +24,7 @@ from astseg.data.open import evenly_spaced
 from astseg.data.resize import reduced
 from astseg.discovery.cutouts import first_regions
 from astseg.discovery.scene_file import load_scene, save_scene
-from astseg.discovery.scene_model import SceneModel
+from astseg.discovery.scene_model import SceneModel, Sizes
 from astseg.errors import UserError
 from astseg.inference.scene_segmenter import SceneSegmenter
 from astseg.inference.writers.overlay import overlay
@@ -42,9 +42,12 @@ if TYPE_CHECKING:
 
 __all__ = ["SceneLook", "fit_scene", "look_in_full", "plan_scene"]
 
-NARROW = 9.0
-"""Pixels; where the median object is narrower at the size at which the network of layers sees the whole picture, the
-picture is looked at in full."""
+NARROW = 9.0, 5.0
+"""Pixels; where the median object, or that of the narrowest tenth, is narrower at the size at which the network of
+layers sees the whole picture, the picture is looked at in full."""
+
+LARGER = 1.25
+"""Pictures that are no larger than that size by this factor are seen whole: there is nothing more in them."""
 
 MINUTES = 12.0
 """What the finder is given where no limit is named."""
@@ -105,7 +108,7 @@ def look_in_full(command: Fit, source: SceneSource, config: Config) -> SceneLook
         if named:
             raise UserError(f"no objects stand out from a {seen.kind} background in {len(full)} pictures looked at")
         return None
-    if not named and seen.sizes.width * SIDE / min(usual[:2]) >= NARROW:
+    if not named and not _is_small(seen.sizes, SIDE / min(usual[:2])):
         return None
     return SceneLook(full, seen, begin)
 
@@ -125,6 +128,12 @@ class ScenePlan:
     scene: SceneModel
     pictures: list[NDArray[np.uint8]]
     seen: SceneSurvey
+
+
+def _is_small(sizes: Sizes, factor: float) -> bool:
+    """Whether too little is left of objects once pictures are reduced by a factor."""
+    median, narrowest = NARROW
+    return factor * LARGER < 1 and (sizes.width * factor < median or sizes.narrow * factor < narrowest)
 
 
 def plan_scene(command: Fit, source: SceneSource, look: SceneLook, console: Console) -> ScenePlan:

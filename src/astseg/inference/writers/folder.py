@@ -23,11 +23,25 @@ if TYPE_CHECKING:
 
     from astseg.inference.prediction import ObjectPrediction, Prediction
 
-__all__ = ["KINDS", "MARK", "earlier_results", "remove_results", "result_names", "write_images"]
+__all__ = [
+    "KINDS",
+    "MARK",
+    "TABLES",
+    "VIDEO_KINDS",
+    "earlier_results",
+    "remove_results",
+    "result_names",
+    "write_images",
+]
 
 MARK = "segment.json"
 KINDS = ("overlays", "backgrounds", "cutouts", "reconstructions", "layers")
 """What can be written of an image besides its mask."""
+
+VIDEO_KINDS = ("videos", "mot")
+"""Folders of files that are one a video."""
+
+TABLES = ("coco.json", "objects.csv", "counts.csv", "mot.txt")
 
 _LONGEST = 200
 """Bytes of a part of a result's name; file systems take 255, and endings are added."""
@@ -81,8 +95,12 @@ def write_images(
             np.savez_compressed(file, allow_pickle=False, **arrays)  # given a name, numpy would append its ending
 
 
-def result_names(names: Sequence[str]) -> list[str]:
+def result_names(names: Sequence[str], *, keep: bool = False) -> list[str]:
     """Names of the results, without suffix where that keeps them apart, also for file systems that ignore case.
+
+    Args:
+        names: Of the images.
+        keep: Whether the suffixes stay in any case.
 
     Raises:
         UserError: A name that leads out of the folder.
@@ -94,7 +112,7 @@ def result_names(names: Sequence[str]) -> list[str]:
         str(PurePosixPath(name).with_suffix("")) if Path(name).suffix.lower() in PICTURE_SUFFIXES else name
         for name in names
     ]
-    results = stems if len({stem.casefold() for stem in stems}) == len(stems) else names
+    results = stems if not keep and len({stem.casefold() for stem in stems}) == len(stems) else names
     return ["/".join(_shortened(part) for part in result.split("/")) for result in results]
 
 
@@ -129,20 +147,26 @@ def earlier_results(out: Path) -> list[str]:
 
 
 def remove_results(out: Path, results: Sequence[str]) -> None:
-    """Remove the files of earlier results; whatever else lies there stays."""
-    for table in ("objects.csv", "coco.json", "objects.csv.part", "coco.json.part"):
-        (out / table).unlink(missing_ok=True)
+    """Remove the files of earlier results; whatever else lies there stays.
+
+    Args:
+        out: The folder.
+        results: Names of the results; one that ends in a slash is a folder of them.
+    """
+    for table in TABLES:
+        for ending in ("", ".part", ".now", ".now.part"):
+            (out / f"{table}{ending}").unlink(missing_ok=True)
     known = set(results)
     videos = {os.path.dirname(result) for result in results}
-    videos |= {f"{video}.mp4" for video in videos}
-    for kind in ("masks", *KINDS, "videos"):
+    videos |= {f"{video}{ending}" for video in videos for ending in (".mp4", ".txt")}
+    for kind in ("masks", *KINDS, *VIDEO_KINDS):
         for path in list(_files(out / kind)):
             # A process that was killed leaves its last files unfinished.
             file = path.relative_to(out / kind).as_posix().removesuffix(".part")
             name = os.path.splitext(file)[0]
             if kind == "cutouts":
                 name = name.rpartition("_")[0]
-            if file in videos if kind == "videos" else name in known:
+            if file in videos if kind in VIDEO_KINDS else name in known or os.path.dirname(name) + "/" in known:
                 path.unlink(missing_ok=True)
 
 

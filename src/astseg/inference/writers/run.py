@@ -4,7 +4,9 @@
 
     OUT/masks/NAME.png       label map, palette PNG: the index of a pixel is the id of its object, 0 = background
     OUT/coco.json            COCO: run lengths, box, area and score of each object
-    OUT/objects.csv          a line an object
+    OUT/objects.csv          a line an object; of videos with the number of the frame and its time
+    OUT/counts.csv           a line an image: how many objects it has
+    OUT/mot.txt              of a video: the lines of the MOTChallenge; of several: OUT/mot/NAME.txt
     OUT/overlays/NAME.png    the image with outlines and ids
     OUT/videos/NAME.mp4      the same of a video; its ids stay with the objects from frame to frame
     OUT/backgrounds/NAME.png, OUT/cutouts/NAME_ID.png (RGBA, the box of an object), OUT/reconstructions/NAME.png,
@@ -18,41 +20,33 @@ one and write the results of the one before; memory does not grow with the numbe
 from __future__ import annotations
 
 import itertools
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from astseg import __version__
-from astseg.data import Reading, SceneSource
+from astseg.data import Reading
 from astseg.data.paths import open_given
 from astseg.data.sources.video import VideoSource
 from astseg.errors import UserError
-from astseg.inference.batches import batches
-from astseg.inference.writers.folder import KINDS, MARK, earlier_results, remove_results, result_names, write_images
+from astseg.inference.writers.folder import (
+    KINDS,
+    MARK,
+    TABLES,
+    VIDEO_KINDS,
+    earlier_results,
+    remove_results,
+    result_names,
+)
+from astseg.inference.writers.job import Job, threads
 from astseg.inference.writers.read_ahead import read_images
-from astseg.inference.writers.tables import Tables
-from astseg.inference.writers.videos import VideoResults
 from astseg.runs.atomic import write_json
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from astseg.inference.segmenter import Segmenter
 
-__all__ = ["SegmentSummary", "segment_folder"]
-
-_BEHIND = 8
-"""At least so many images may wait to be written, however large they are."""
-
-_CROPPED = 0.1
-"""Share of an image outside what the model sees from which on it is counted as cropped."""
+__all__ = ["SegmentSummary", "about_run", "check_apart", "check_options", "kinds_of", "present", "segment_folder"]
 
 _USUAL = ("overlays", "backgrounds", "cutouts")
 
@@ -67,6 +61,7 @@ class SegmentSummary:
         skipped: For each image that could not be read, what is wrong with it, in a line that names it.
         written: What lies in the folder now: names of files, and of folders with a slash at the end.
         cropped: Number of images of which more than a tenth lies outside of what the model looks at.
+        dropped: Frames of a stream that came in faster than they could be segmented, and were left out.
     """
 
     images: int
@@ -74,6 +69,7 @@ class SegmentSummary:
     skipped: tuple[str, ...]
     written: tuple[str, ...] = ()
     cropped: int = 0
+    dropped: int = 0
 
 
 def segment_folder(
@@ -109,53 +105,60 @@ def segment_folder(
             a batch size below 1, something unknown to write. Nothing has been written then.
     """
     given = [Path(one).expanduser() for one in ([inputs] if isinstance(inputs, str | Path) else inputs)]
-    job, root = _prepared(segmenter, given, Path(out).expanduser(), batch_size, write, resize, reading)
-    out, source = job.out, job.source
+    out = Path(out).expanduser()
+    check_options(segmenter, batch_size, resize)
+    source, root = open_given(given, reading)
+    video = source if isinstance(source, VideoSource) else None
+    names = [source.scene_name(index) for index in range(len(source))]
+    results = result_names(names)
+    check_apart(out, given, root, names)
+    kinds = kinds_of(write, of_videos=video is not None)
+    rate_of, several = (None, False) if video is None else (video.rate, video.frame(0)[0] != video.frame(-1)[0])
+    job = Job(segmenter, out, kinds, resize, batch_size, rate_of, several)
     earlier = earlier_results(out)
-    about = {
-        "astseg": __version__,
-        "input": [str(one.absolute()) for one in given],
-        "root": str(root.absolute()),
-        "kind": "video" if isinstance(source, VideoSource) else "pictures",
-        "precision": segmenter.precision,
-        "preprocess": asdict(segmenter.preprocess.instead(resize)),
-    }
+    about = about_run(
+        segmenter, [str(one.absolute()) for one in given], root, resize, kind="pictures" if video is None else "video"
+    )
     skipped: list[str] = []
-    with _threads(share_cores=bool(job.kinds)) as (readers, writers):
-        images = read_images(source, readers, skipped, batch_size)
+    with threads(share_cores=bool(kinds)) as (readers, writers):
+        images = read_images(source, results, readers, skipped, batch_size)
         first = next(images, None)
         if first is None:
             raise _none_readable(given, len(source), skipped)
         remove_results(out, earlier)
         # From now on the folder is known as ours, even if this run is interrupted.
-        write_json(out / MARK, {"complete": False, **about, "results": job.results})
-        counts = job.run(itertools.chain([first], images), writers, progress)
-    write_json(out / MARK, {"complete": True, **about, **counts, "skipped": skipped, "results": job.results})
-    present = [f"{kind}/" for kind in ("masks", *KINDS, "videos") if (out / kind).is_dir()]
-    return SegmentSummary(
-        **counts, skipped=tuple(skipped), written=(*present, "coco.json", "objects.csv"), cropped=job.cropped
-    )
+        write_json(out / MARK, {"complete": False, **about, "results": results})
+        done = None if progress is None else lambda count: progress(count, len(source))
+        counts = job.run(itertools.chain([first], images), writers, done=done)
+    write_json(out / MARK, {"complete": True, **about, **counts, "skipped": skipped, "results": results})
+    return SegmentSummary(**counts, skipped=tuple(skipped), written=present(out), cropped=job.cropped)
 
 
-def _prepared(
-    segmenter: Segmenter,
-    given: Sequence[Path],
-    out: Path,
-    batch_size: int,
-    write: Collection[str] | None,
-    resize: str | None,
-    reading: Reading | None,
-) -> tuple[_Job, Path]:
-    """What is to be done, and the folder of the images. Raises UserError; nothing is written."""
+def about_run(
+    segmenter: Segmenter, given: Sequence[str], root: Path, resize: str | None, *, kind: str
+) -> dict[str, Any]:
+    """What ``segment.json`` says of how its folder was made."""
+    return {
+        "astseg": __version__,
+        "input": list(given),
+        "root": str(root.absolute()),
+        "kind": kind,
+        "precision": segmenter.precision,
+        "preprocess": asdict(segmenter.preprocess.instead(resize)),
+    }
+
+
+def present(out: Path) -> tuple[str, ...]:
+    """What of all that can be written lies in a folder: names of files, and of folders with a slash at the end."""
+    folders = [f"{kind}/" for kind in ("masks", *KINDS, *VIDEO_KINDS) if (out / kind).is_dir()]
+    return (*folders, *(table for table in TABLES if (out / table).is_file()))
+
+
+def check_options(segmenter: Segmenter, batch_size: int, resize: str | None) -> None:
+    """Raise UserError for a batch size below 1, or an unknown mode of resizing."""
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}, expected at least 1")
-    segmenter.preprocess.instead(resize)  # refuses an unknown mode
-    source, root = open_given(given, reading)
-    kinds = _kinds(write, of_videos=isinstance(source, VideoSource))
-    names = [source.scene_name(index) for index in range(len(source))]
-    results = result_names(names)
-    _check_apart(out, given, root, names)
-    return _Job(segmenter, source, names, results, out, kinds, resize, batch_size), root
+    segmenter.preprocess.instead(resize)
 
 
 def _none_readable(given: Sequence[Path], total: int, skipped: Sequence[str]) -> UserError:
@@ -164,100 +167,8 @@ def _none_readable(given: Sequence[Path], total: int, skipped: Sequence[str]) ->
     return UserError(f"none of the {total} pictures in {named} can be read: {reasons}")
 
 
-@dataclass
-class _Job:
-    """What stays the same for all images, and the number of those that were cropped."""
-
-    segmenter: Segmenter
-    source: SceneSource
-    names: list[str]
-    results: list[str]
-    out: Path
-    kinds: Collection[str]
-    resize: str | None
-    batch_size: int
-    cropped: int = 0
-
-    def run(
-        self,
-        images: Iterable[tuple[int, NDArray[np.uint8]]],
-        pool: ThreadPoolExecutor,
-        progress: Callable[[int, int], None] | None,
-    ) -> dict[str, int]:
-        """Segment and write; returns the numbers of images and objects."""
-        appearance_size = self.segmenter.appearance_size
-        source = self.source if isinstance(self.source, VideoSource) else None
-        writing: deque[Future[None]] = deque()
-        with (
-            Tables(self.out, appearance_size=appearance_size) as tables,
-            VideoResults(self.out, source, self.kinds) as videos,
-        ):
-            for batch in batches(images, self.batch_size):
-                self._segment(batch, tables, videos, pool, writing)
-                if progress is not None:
-                    progress(batch[-1][0] + 1, len(self.source))
-            for each in writing:
-                each.result()
-        return {"images": tables.images, "objects": tables.objects}
-
-    def _segment(
-        self,
-        batch: list[tuple[int, NDArray[np.uint8]]],
-        tables: Tables,
-        videos: VideoResults,
-        pool: ThreadPoolExecutor,
-        writing: deque[Future[None]],
-    ) -> None:
-        """Segment a batch; its files are written by the pool, or here where too many wait for that."""
-        predictions = self.segmenter.predictions(
-            [image for _, image in batch],
-            batch_size=self.batch_size,
-            resize=self.resize,
-            layers="layers" in self.kinds,
-        )
-        for (index, image), prediction in zip(batch, predictions, strict=True):
-            name, result = self.names[index], self.results[index]
-            self.cropped += prediction.placement.kept < 1 - _CROPPED
-            labels, objects = videos.follow(name, image, prediction)
-            tables.add(name, f"masks/{result}.png", labels, objects)
-            task = (self.out, result, image, prediction, labels, objects, videos.kinds_of_frames)
-            while writing and writing[0].done():
-                writing.popleft().result()
-            # A whole batch may wait, or the writers would have nothing to do while the model runs.
-            if len(writing) < max(_BEHIND, len(batch)):
-                writing.append(pool.submit(write_images, *task))
-            else:
-                write_images(*task)
-
-
-@contextmanager
-def _threads(*, share_cores: bool) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor]]:
-    """Threads that read and threads that write; with one pool a batch would be read only after the last was written.
-
-    They get half of the cores, and the model computes on the others: more threads than cores would take turns with the
-    one that all others wait for. Where only masks are written (``share_cores`` is False) there is too little to do for
-    them, and the model keeps all cores.
-    """
-    before = torch.get_num_threads()
-    cores = max(1, before // 2)
-    torch.set_num_threads(max(1, before - cores) if share_cores else before)
-    try:
-        with (
-            ThreadPoolExecutor(cores if share_cores else 2 * cores) as readers,
-            ThreadPoolExecutor(cores) as writers,
-        ):
-            try:
-                yield readers, writers
-            except BaseException:
-                for pool in (readers, writers):
-                    pool.shutdown(cancel_futures=True)
-                raise
-    finally:
-        torch.set_num_threads(before)
-
-
-def _kinds(write: Collection[str] | None, *, of_videos: bool) -> tuple[str, ...]:
-    """What is written besides masks and tables."""
+def kinds_of(write: Collection[str] | None, *, of_videos: bool) -> tuple[str, ...]:
+    """What is written besides masks and tables. Raises UserError for something unknown."""
     if write is None:
         return ("overlays",) if of_videos else _USUAL
     for kind in write:
@@ -266,8 +177,12 @@ def _kinds(write: Collection[str] | None, *, of_videos: bool) -> tuple[str, ...]
     return tuple(kind for kind in KINDS if kind in write)
 
 
-def _check_apart(out: Path, given: Sequence[Path], root: Path, names: Sequence[str]) -> None:
-    """Make sure that results do not land among the images, nor lie above them, and are no images themselves."""
+def check_apart(out: Path, given: Sequence[Path], root: Path, names: Sequence[str]) -> None:
+    """Make sure that results do not land among the images, nor lie above them, and are no images themselves.
+
+    Raises:
+        UserError: They would.
+    """
     inside = out.resolve()
     for one in given:
         outside = one.resolve()
