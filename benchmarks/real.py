@@ -65,6 +65,7 @@ def astseg(root: Path, name: str, out: Path, minutes: float) -> tuple[dict[str, 
 def mixture(root: Path, name: str, out: Path) -> Path:
     """Label maps of OpenCV's mixture of Gaussians: connected parts of what it calls foreground."""
     import cv2
+
     from astseg.data import open_source
 
     source, subtractor = open_source(root / SETS[name]), cv2.createBackgroundSubtractorMOG2()
