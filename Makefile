@@ -25,7 +25,7 @@ test: $(READY)  ## run the fast tests and the examples in docstrings
 	$(BIN)/python -m pytest
 
 test-all: $(READY)  ## run every test: slow ones, real data (ASTSEG_DATASETS=folder) and GPU where present, then test-oldest
-	$(BIN)/python -m pytest -m "" -rs
+	$(BIN)/python -m pytest -n 0 -m "" -rs
 	$(MAKE) test-oldest
 
 test-oldest: $(OLDEST)/.ready  ## the fast tests with the oldest versions that pyproject.toml allows; downloads 3 GB once

@@ -1,6 +1,8 @@
 """The command line: what it parses, what it refuses in one line, and the exit codes."""
 
 import dataclasses
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import astseg
 from astseg.cli import arguments, main
 from astseg.cli.arguments import COMMANDS, parse
 from astseg.cli.settings import spelled_settings, usual_settings
+from astseg.cli.train import spelled
 from astseg.config import Config, to_dict
 from astseg.config.presets import PRESETS, preset
 from astseg.errors import UserError
@@ -159,6 +162,25 @@ def printed(words: str, capsys: pytest.CaptureFixture[str]) -> str:
     captured = capsys.readouterr()
     assert captured.err == ""
     return captured.out
+
+
+def test_the_next_command_can_be_pasted_where_names_have_spaces() -> None:
+    command = parse(["train-background", "my pictures", "--out", "my run", "--seed", "3"])
+    assert isinstance(command, arguments.TrainBackground)
+    assert shlex.split(spelled(command)) == ["my pictures", "--out", "my run", "--seed", "3"]
+
+
+def test_a_made_folder_is_quoted_in_the_next_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "my scenes"
+    assert main.run(["scenes", str(out), "--count", "2"]) == 0
+    printed = capsys.readouterr().out.replace("\n", " ").replace("  ", " ")
+    assert f"next: astseg train {shlex.quote(str(out))} --out runs/first" in printed
+
+
+@pytest.mark.parametrize("file", sorted(Path(arguments.__file__).parent.glob("*.py")), ids=lambda file: file.name)
+def test_no_command_is_suggested_with_a_path_that_is_not_quoted(file: Path) -> None:
+    suggested = re.findall(r"astseg [a-z-]+ \{([^}]*)", file.read_text())
+    assert all(re.match(r"(shlex\.)?quote\(|spelled\(", value) for value in suggested)
 
 
 def test_help_lists_commands_and_presets(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from astseg.model.fast import windows as drawing
 from astseg.model.fast.compositing import draw_and_blend
-from astseg.model.ops import blend_layers, place_glimpses
+from astseg.model.renderer import blend_layers, place_glimpses
 
 B, K, H, W, G = 2, 3, 20, 28, 8
 WINDOWS = pytest.mark.parametrize("windows", [True, False])

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from astseg.model.encoder import split_latents
-from astseg.model.ops import place_glimpses
-from astseg.model.renderer import GlimpseGenerator, Renderer, glimpse_channels
+from astseg.model.renderer import GlimpseGenerator, Renderer, glimpse_channels, place_glimpses
 from astseg.types import ObjectLatents
 
 GOLDEN = Path(__file__).parents[1] / "golden"

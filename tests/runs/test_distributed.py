@@ -193,6 +193,7 @@ def in_half_precision(place: Path, out: Path, parts: int) -> list[str]:
     return [*train(place, out), *words.split()]
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_in_half_precision(place: Path, tmp_path: Path) -> None:
     """Two processes with three parts each have the losses of one with all six images at once, as far as bfloat16 goes;
     and a run of two that was stopped ends as one that was not, bit for bit."""
@@ -236,6 +237,7 @@ def test_fit_by_two_processes(place: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_a_demo_by_two_processes(tmp_path: Path) -> None:
     """Scenes are made once, measured once; gradients are averaged."""
     program = OFTEN.replace(

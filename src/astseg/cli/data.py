@@ -63,9 +63,8 @@ def prepare_data(command: arguments.Prepare, console: Console) -> int:
     resize = command.resize or "crop"
     cache = _prepared(console, command, command.out, command.size, resize, command.crop, command.processes)
     height, width = cache.size
-    console.print(
-        f"{len(cache)} scenes of {height}x{width} in {command.out}; next: astseg train {command.out} --out RUN"
-    )
+    following = f"astseg train {quote(str(command.out))} --out RUN"
+    console.print(f"{len(cache)} scenes of {height}x{width} in {command.out}; next: {following}")
     return 0
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ def evaluate_run(command: arguments.Evaluate, console: Console) -> int:
     console.print(described(measured[0].circumstances))
     files = [command.json, command.csv, command.table]
     written = [command.runs[0] / "metrics.json", *(file for file in files if file is not None)]
-    console.print(f"written: {', '.join(map(str, written))}; next: astseg report {command.runs[0]}")
+    console.print(f"written: {', '.join(map(str, written))}; next: astseg report {quote(str(command.runs[0]))}")
     return 0
 
 

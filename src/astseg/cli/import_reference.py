@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from rich.console import Console
 
 from astseg.cli import arguments
@@ -21,5 +23,5 @@ def import_weights(command: arguments.ImportReference, console: Console) -> int:
     differing = arguments.spelled_settings(config, usual)
     note = f"; other than in preset {command.preset}, by the shapes in the file: {' '.join(differing)}"
     console.print(f"{command.out} holds the weights of {command.file}{note if differing else ''}")
-    console.print(f"next: astseg evaluate {command.out} DATA")
+    console.print(f"next: astseg evaluate {quote(str(command.out))} DATA")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 from rich.console import Console
 
@@ -27,7 +28,7 @@ def health_run(command: arguments.Health, console: Console) -> int:
     findings = judge(health)
     save_health(command.run, health, findings)
     print_health(console, health, findings)
-    console.print(f"written: {command.run / 'health.json'}; next: astseg report {command.run}")
+    console.print(f"written: {command.run / 'health.json'}; next: astseg report {quote(str(command.run))}")
     return 0
 
 

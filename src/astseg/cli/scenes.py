@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from rich.console import Console
 
 from astseg.cli import arguments
@@ -24,5 +26,6 @@ def make_scenes(command: arguments.Scenes, console: Console) -> int:
             processes=command.processes,
             progress=lambda done: advance(done, command.count),
         )
-    console.print(f"{command.count} scenes in {command.out}; next: astseg train {command.out} --out runs/first")
+    following = f"astseg train {quote(str(command.out))} --out runs/first"
+    console.print(f"{command.count} scenes in {command.out}; next: {following}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 
 from rich.console import Console
 
@@ -42,7 +43,9 @@ def train_run(command: arguments.Train | arguments.TrainBackground, console: Con
             console.print(f"{'this run' if whole else 'the background'} is trained already: {command.out}")
             return 0
         held.train(config, scenes, info, minutes=command.minutes, background_only=not whole)
-        following = f"astseg evaluate {command.out} DATA" if whole else f"astseg train {spelled(command)}"
+        following = (
+            f"astseg evaluate {shlex.quote(str(command.out))} DATA" if whole else f"astseg train {spelled(command)}"
+        )
         console.print(f"done; look at {held.run.panels / 'latest.png'}; next: {following}")
     return 0
 
@@ -75,11 +78,11 @@ def background_width(held: Session, config: Config, scenes: SceneArrays, *, seed
 
 
 def spelled(command: arguments.TrainBackground) -> str:
-    """The arguments of the command that goes on where this one ends."""
+    """The arguments of the command that goes on where this one ends, quoted for a shell."""
     options = {"out": command.out, "preset": command.preset, "config": command.config, "split": command.split}
     options |= {"crop": command.crop, "seed": command.seed, "resize": command.resize, "camera": command.camera}
     options |= {"stride": command.stride, "frames": command.frames}
     usual = {field.name: field.default for field in dataclasses.fields(command)}
-    words = [f"--{name} {value}" for name, value in options.items() if value != usual[name]]
+    words = [word for name, value in options.items() if value != usual[name] for word in (f"--{name}", str(value))]
     settings = arguments.spelled_settings(command.settings, arguments.usual_settings(command.preset, command.config))
-    return " ".join([str(command.data), *words, *settings])
+    return shlex.join([str(command.data), *words, *settings])

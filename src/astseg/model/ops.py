@@ -1,8 +1,8 @@
-"""Arithmetic of the method without weights: pooling by attention, placing glimpses, blending layers.
+"""Arithmetic that several boxes share and that has no weights: precision, pooling by attention, sampling, crops.
 
 Sources: supplement, Algorithms 1 and 2; :mod:`astseg.model.reference` is the plain transcription. Computed otherwise:
-pooling is one matrix product (no expanded attention maps), placement is separable (two matrix products with tent
-weights instead of a sampling grid), and blending never builds the concatenated layers.
+pooling is one matrix product (no expanded attention maps), sampling is separable (tent weights for each axis instead of
+a sampling grid). Placement and blending are in :mod:`astseg.model.renderer`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ from torch import Tensor
 __all__ = [
     "at_least_float32",
     "attention_pool",
-    "blend_layers",
     "cell_positions",
     "crop_glimpses",
     "full_precision",
     "index_like",
-    "place_glimpses",
     "sampling_weights",
     "shapes_are_fixed",
 ]
@@ -115,34 +113,12 @@ def sampling_weights(position: Tensor, scale: Tensor, *, image_side: int, glimps
     return (1 - (read[..., None] - cells).abs()).clamp_min(0)
 
 
-def place_glimpses(glimpses: Tensor, position: Tensor, scale: Tensor, *, image_size: tuple[int, int]) -> Tensor:
-    """Draw each glimpse at its position and scale on an empty image (Algorithm 2, STN).
-
-    Args:
-        glimpses: B x K x C x g x g.
-        position: B x K x 2, (x, y) in [-1, 1].
-        scale: B x K x S, inverse scale: one number, or one for x and one for y.
-        image_size: (H, W).
-
-    Returns:
-        B x K x C x H x W, zero outside each glimpse.
-    """
-    b, k, c, g, _ = glimpses.shape
-    height, width = image_size
-    columns = sampling_weights(position[..., 0], scale[..., 0], image_side=width, glimpse_side=g)
-    rows = sampling_weights(position[..., 1], scale[..., -1], image_side=height, glimpse_side=g)
-    rows, columns = rows.to(glimpses.dtype), columns.to(glimpses.dtype)
-    wide = glimpses.reshape(b * k, c * g, g) @ columns.reshape(b * k, width, g).mT  # BK x Cg x W
-    wide = wide.view(b * k, c, g, width)
-    placed = rows.reshape(b * k, 1, height, g) @ wide  # BK x C x H x W
-    return placed.view(b, k, c, height, width)
-
-
 def crop_glimpses(images: Tensor, position: Tensor, scale: Tensor, *, side: int) -> Tensor:
     """Crop from each image what a glimpse at each position and scale would cover; not in the paper.
 
-    The inverse of :func:`place_glimpses`: glimpse coordinate v reads image coordinate ``position + v / scale``,
-    bilinear, pixel centres on both sides, zero outside the image. Shrinking is not antialiased.
+    The inverse of :func:`astseg.model.renderer.place_glimpses`: glimpse coordinate v reads image coordinate
+    ``position + v / scale``, bilinear, pixel centres on both sides, zero outside the image. Shrinking is not
+    antialiased.
 
     Args:
         images: B x C x H x W.
@@ -166,33 +142,3 @@ def crop_glimpses(images: Tensor, position: Tensor, scale: Tensor, *, side: int)
     low = rows.view(b, k * side, height) @ images.permute(0, 2, 1, 3).reshape(b, height, c * width)
     crops = low.view(b * k, side * c, width) @ columns.view(b * k, side, width).mT
     return crops.view(b, k, side, c, side).transpose(2, 3)
-
-
-def blend_layers(
-    layers: Tensor, masks: Tensor, log_activation: Tensor, background: Tensor, background_log_activation: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Settle occlusions and mix the layers into one image (Algorithm 2).
-
-    ``w_k = alpha_k M_k / sum_i alpha_i M_i`` with ``M_0 = 1``; the largest activation of each image is divided out
-    first, so that no exponential overflows.
-
-    Args:
-        layers: B x K x 3 x H x W colours of the objects.
-        masks: B x K x H x W in [0, 1].
-        log_activation: B x K, log alpha of the objects.
-        background: B x 3 x H x W.
-        background_log_activation: Log alpha of the background: a scalar, or H x W.
-
-    Returns:
-        Weights, B x L x H x W, that sum to one over the layers (0 = background); and the reconstruction,
-        B x 3 x H x W.
-    """
-    b, _, h, w = masks.shape
-    background_log = background_log_activation.expand(b, 1, h, w)
-    largest = torch.maximum(background_log.amax(dim=(1, 2, 3)), log_activation.amax(dim=1)).detach()  # B
-    visible = (log_activation - largest[:, None]).exp()[..., None, None] * masks  # B x K x H x W
-    behind = (background_log - largest[:, None, None, None]).clamp_min(SMALLEST_LOG_RATIO).exp()  # B x 1 x H x W
-    weights = torch.cat([behind, visible], dim=1)
-    weights = weights / weights.sum(dim=1, keepdim=True)
-    objects = torch.einsum("bkhw,bkchw->bchw", weights[:, 1:], layers)
-    return weights, weights[:, :1] * background + objects

@@ -1,7 +1,8 @@
 """From object latents and a background to an image: glimpses, placement, blending.
 
 Sources: supplement, Algorithm 2 and Table 2 (generators for images up to 64 and up to 128 pixels; the third, for larger
-images, is the reference implementation's).
+images, is the reference implementation's). Computed otherwise than in :mod:`astseg.model.reference`: placement is two
+matrix products with tent weights instead of a sampling grid, and blending never builds the concatenated layers.
 """
 
 from __future__ import annotations
@@ -14,10 +15,16 @@ from torch import Tensor, nn
 
 from astseg.model.fast.compositing import draw_and_blend
 from astseg.model.fast.layers import TransposedConvolution
-from astseg.model.ops import at_least_float32, blend_layers, full_precision, place_glimpses, shapes_are_fixed
+from astseg.model.ops import (
+    SMALLEST_LOG_RATIO,
+    at_least_float32,
+    full_precision,
+    sampling_weights,
+    shapes_are_fixed,
+)
 from astseg.types import ObjectLatents
 
-__all__ = ["GlimpseGenerator", "Renderer", "Rendering", "glimpse_channels"]
+__all__ = ["GlimpseGenerator", "Renderer", "Rendering", "blend_layers", "glimpse_channels", "place_glimpses"]
 
 
 def glimpse_channels(image_size: tuple[int, int], width: int = 1) -> tuple[int, ...]:
@@ -36,6 +43,59 @@ def glimpse_channels(image_size: tuple[int, int], width: int = 1) -> tuple[int, 
     while hidden[-1] > 8:
         hidden.append(hidden[-1] // 2)
     return (*(width * channels for channels in hidden), 4)
+
+
+def place_glimpses(glimpses: Tensor, position: Tensor, scale: Tensor, *, image_size: tuple[int, int]) -> Tensor:
+    """Draw each glimpse at its position and scale on an empty image (Algorithm 2, STN).
+
+    Args:
+        glimpses: B x K x C x g x g.
+        position: B x K x 2, (x, y) in [-1, 1].
+        scale: B x K x S, inverse scale: one number, or one for x and one for y.
+        image_size: (H, W).
+
+    Returns:
+        B x K x C x H x W, zero outside each glimpse.
+    """
+    b, k, c, g, _ = glimpses.shape
+    height, width = image_size
+    columns = sampling_weights(position[..., 0], scale[..., 0], image_side=width, glimpse_side=g)
+    rows = sampling_weights(position[..., 1], scale[..., -1], image_side=height, glimpse_side=g)
+    rows, columns = rows.to(glimpses.dtype), columns.to(glimpses.dtype)
+    wide = glimpses.reshape(b * k, c * g, g) @ columns.reshape(b * k, width, g).mT  # BK x Cg x W
+    wide = wide.view(b * k, c, g, width)
+    placed = rows.reshape(b * k, 1, height, g) @ wide  # BK x C x H x W
+    return placed.view(b, k, c, height, width)
+
+
+def blend_layers(
+    layers: Tensor, masks: Tensor, log_activation: Tensor, background: Tensor, background_log_activation: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Settle occlusions and mix the layers into one image (Algorithm 2).
+
+    ``w_k = alpha_k M_k / sum_i alpha_i M_i`` with ``M_0 = 1``; the largest activation of each image is divided out
+    first, so that no exponential overflows.
+
+    Args:
+        layers: B x K x 3 x H x W colours of the objects.
+        masks: B x K x H x W in [0, 1].
+        log_activation: B x K, log alpha of the objects.
+        background: B x 3 x H x W.
+        background_log_activation: Log alpha of the background: a scalar, or H x W.
+
+    Returns:
+        Weights, B x L x H x W, that sum to one over the layers (0 = background); and the reconstruction,
+        B x 3 x H x W.
+    """
+    b, _, h, w = masks.shape
+    background_log = background_log_activation.expand(b, 1, h, w)
+    largest = torch.maximum(background_log.amax(dim=(1, 2, 3)), log_activation.amax(dim=1)).detach()  # B
+    visible = (log_activation - largest[:, None]).exp()[..., None, None] * masks  # B x K x H x W
+    behind = (background_log - largest[:, None, None, None]).clamp_min(SMALLEST_LOG_RATIO).exp()  # B x 1 x H x W
+    weights = torch.cat([behind, visible], dim=1)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    objects = torch.einsum("bkhw,bkchw->bchw", weights[:, 1:], layers)
+    return weights, weights[:, :1] * background + objects
 
 
 class Rendering(NamedTuple):

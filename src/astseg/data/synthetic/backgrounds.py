@@ -152,7 +152,7 @@ def room(look: Room, raster: Raster) -> FloatArray:
     board_share = clamp(0.5 + below + look.board_height * raster.short_side * wall_scale)
     near_line = smoothstep(1.0 - np.abs(y - line) / 0.13)
     corner_dark = 1.0 - 0.12 * near_line * near_line
-    wall = _wall_tone(look, raster, x, y, wall_scale) * corner_dark
+    wall = _wall_tone(look, raster, x, y) * corner_dark
     floor = _floor_tone(look, raster, x, y) * corner_dark
     board = _side_shade(look, raster, x) * (0.92 + 0.0 * y)
     wall_share, board_only = 1.0 - board_share, board_share - floor_share
@@ -167,7 +167,7 @@ def _side_shade(look: Room, raster: Raster, x: FloatArray) -> FloatArray:
     return 1.0 + (look.side_shades[0] - 1.0) * left + (look.side_shades[1] - 1.0) * right
 
 
-def _wall_tone(look: Room, raster: Raster, x: FloatArray, y: FloatArray, scale: FloatArray) -> FloatArray:
+def _wall_tone(look: Room, raster: Raster, x: FloatArray, y: FloatArray) -> FloatArray:
     """Brightness of the walls, H x W or broadcast to it."""
     fold = np.minimum(np.abs(x - look.corners[0]), np.abs(x - look.corners[1]))
     tone = _side_shade(look, raster, x) * (1.0 - 0.08 * smoothstep(1.0 - fold / 0.08)) * (1.05 - 0.14 * y)

@@ -1,7 +1,7 @@
 """Placement and blending as one operation with a hand-written gradient: what training runs at every step.
 
-Source: supplement, Algorithm 2. The same numbers as :func:`astseg.model.ops.place_glimpses` followed by
-:func:`astseg.model.ops.blend_layers`, which tests compare it with. What differs is what is computed and kept:
+Source: supplement, Algorithm 2. The same numbers as :func:`astseg.model.renderer.place_glimpses` followed by
+:func:`astseg.model.renderer.blend_layers`, which tests compare it with. What differs is what is computed and kept:
 
 - On a CPU an object is drawn only on the rows and columns that its glimpse covers, in groups of windows of similar
   size. Elsewhere whole images are drawn, since reading the windows' places would wait for the device at each step.
