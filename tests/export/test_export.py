@@ -1,6 +1,8 @@
 """What is handed over is read back as its reader would, and its masks are those of the label maps."""
 
+import errno
 import json
+import os
 import re
 import shutil
 from collections import defaultdict
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from pycocotools import mask as oracle
+from pycocotools.coco import COCO
 from scipy import ndimage
 
 from astseg.cli import main
@@ -154,6 +157,53 @@ def test_yolo(segmented: Path) -> None:
         assert_kept(masks, labels)
         picture = next((segmented / "yolo" / "images").glob(f"{NAMES[name].replace('[', '[[]')}.*"))
         assert picture.is_symlink() and Image.open(picture).size == (W, H)
+
+
+def test_yolo_copies_images_where_links_are_not_allowed(segmented: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "A required privilege is not held by the client")
+
+    monkeypatch.setattr(os, "symlink", refused)
+    monkeypatch.setattr(Path, "symlink_to", refused)
+    assert export(segmented, "yolo").skipped == ()
+    for name in NAMES:
+        copy = segmented / "yolo" / "images" / name
+        assert not copy.is_symlink()
+        assert copy.read_bytes() == (segmented.parent / "pictures" / name).read_bytes()
+
+
+def test_coco_is_read_by_pycocotools(segmented: Path) -> None:
+    assert export(segmented, "coco", label="thing").objects == 4
+    read = COCO(segmented / "coco" / "annotations.json")
+    assert [one["name"] for one in read.loadCats(read.getCatIds())] == ["thing"]
+    for image, (name, labels) in zip(read.loadImgs(read.getImgIds()), label_maps().items(), strict=True):
+        picture = segmented / "coco" / image["file_name"]
+        assert picture.resolve() == (segmented.parent / "pictures" / name).resolve()
+        annotations = read.loadAnns(read.getAnnIds(imgIds=image["id"]))
+        assert_kept([read.annToMask(annotation) > 0 for annotation in annotations], labels)
+        assert [one["area"] for one in annotations] == [mask.sum() for mask in masks_of(labels)]
+
+
+def test_geojson(segmented: Path) -> None:
+    assert export(segmented, "geojson", label="cell").objects == 4
+    kinds = []
+    for name, labels in label_maps().items():
+        content = json.loads((segmented / "geojson" / f"{NAMES[name]}.geojson").read_text())
+        assert content["type"] == "FeatureCollection"
+        masks = []
+        for feature in content["features"]:
+            assert feature["type"] == "Feature"
+            assert feature["properties"] == {"objectType": "annotation", "classification": {"name": "cell"}}
+            kind, coordinates = feature["geometry"]["type"], feature["geometry"]["coordinates"]
+            kinds.append(kind)
+            mask = np.zeros((H, W), bool)
+            for rings in coordinates if kind == "MultiPolygon" else [coordinates]:
+                assert all(ring[0] == ring[-1] and len(ring) >= 4 for ring in rings)
+                outline, *holes = (polygon_mask(np.array(ring[:-1]), H, W) for ring in rings)
+                mask |= outline & ~np.any([np.zeros_like(outline), *holes], axis=0)
+            masks.append(mask)
+        assert_kept(masks, labels)
+    assert kinds == ["Polygon", "Polygon", "MultiPolygon", "Polygon"]
 
 
 # Polygons

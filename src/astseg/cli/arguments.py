@@ -209,11 +209,12 @@ class Segment(ReadingOptions):
 
 @dataclass(frozen=True)
 class Export:
-    """Hand masks over to CVAT, labelme or YOLO, as labels to correct or to train with."""
+    """Hand masks over to CVAT, labelme, YOLO, COCO readers or QuPath, as labels to correct or to train with."""
 
     segmented: Path = positional("What astseg segment made.")
-    to: Literal["cvat", "labelme", "yolo"] = required(
-        "cvat: CVAT for images 1.1; labelme: a JSON an image; yolo: segmentation labels, images and data.yaml."
+    to: Literal["cvat", "labelme", "yolo", "coco", "geojson"] = required(
+        "cvat: CVAT for images 1.1; labelme: a JSON an image; yolo: segmentation labels, images and data.yaml;"
+        " coco: one JSON with polygons; geojson: a file an image, for QuPath."
     )
     out: Path | None = option(None, "Folder for the files. Default: one in SEGMENTED that is called after the format.")
     label: str = option("object", "What the objects are called.")

@@ -112,6 +112,8 @@ def export_labels(command: arguments.Export, console: Console) -> int:
         "cvat": f"in CVAT make a task with {summary.pictures}, then upload {file} as 'CVAT 1.1'",
         "labelme": f"labelme {quote(str(summary.pictures))} --output {quote(str(summary.out))}",
         "yolo": f"yolo segment train data={quote(str(summary.out / 'data.yaml'))} model=yolo11n-seg.pt",
+        "coco": f"give {summary.out / 'annotations.json'} to the training; its file names begin at {summary.out}",
+        "geojson": f"in QuPath open an image of {summary.pictures} and drop its file of {summary.out} on it",
     }
     console.print(f"next: {following[command.to]}")
     return 3 if summary.skipped else 0

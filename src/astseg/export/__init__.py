@@ -4,7 +4,9 @@
 
     OUT/annotations.xml                                     CVAT for images 1.1
     OUT/NAME.json                                           labelme; OUT/images/NAME.png only for frames of videos
-    OUT/labels/NAME.txt, OUT/images/NAME.jpg, OUT/data.yaml     YOLO; images are links
+    OUT/labels/NAME.txt, OUT/images/NAME.jpg, OUT/data.yaml     YOLO; images are links, or copies where there are none
+    OUT/annotations.json                                    COCO with polygons; file names are as seen from OUT
+    OUT/NAME.geojson                                        GeoJSON, as QuPath reads it
     OUT/export.json                                         which of these files are ours
 """
 
@@ -12,17 +14,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
 from PIL import Image
 
 from astseg.data.paths import open_given
 from astseg.errors import UserError
-from astseg.export.formats import cvat_image, labelme_file, yolo_lines
+from astseg.export.formats import coco_annotations, cvat_image, geojson_file, labelme_file, yolo_lines
 from astseg.export.segmented import Segmented, SegmentedImage, relative
 from astseg.runs.atomic import write_whole
 
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "ExportSummary", "export"]
 
-FORMATS = ("cvat", "labelme", "yolo")
+FORMATS = ("cvat", "labelme", "yolo", "coco", "geojson")
 
 _MARK = "export.json"
 
@@ -84,7 +87,7 @@ def export(
     folder = source.folder / to if out is None else Path(out).expanduser()
     with _Files(folder, to) as files:
         writer = _Writer(source, files, label)
-        write = {"cvat": writer.cvat, "labelme": writer.labelme, "yolo": writer.yolo}[to]
+        write: Callable[[], Iterator[None]] = getattr(writer, to)
         for done, _ in enumerate(write(), start=1):
             if progress is not None:
                 progress(done, len(source))
@@ -188,6 +191,29 @@ class _Writer:
         names = json.dumps(self._label, ensure_ascii=False)
         self._write_text("data.yaml", f"train: images\nval: images\nnames:\n  0: {names}\n")
 
+    def coco(self) -> Iterator[None]:
+        """One JSON."""
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for image in self._images():
+            file = self._source.file_of(image) or self._draw(image)
+            if file is not None:
+                name = relative(file, self._files.folder)
+                size = {"width": image.width, "height": image.height}
+                images.append({"id": image.index + 1, "file_name": name, **size})
+                for annotation in coco_annotations(image):
+                    annotations.append({"id": len(annotations) + 1, **annotation})
+            yield
+        categories = [{"id": 1, "name": self._label, "supercategory": ""}]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        self._write_text("annotations.json", json.dumps(content) + "\n")
+
+    def geojson(self) -> Iterator[None]:
+        """A GeoJSON an image."""
+        for image in self._images():
+            self._write_text(f"{image.result}.geojson", json.dumps(geojson_file(image, self._label)) + "\n")
+            yield
+
     def _images(self) -> Iterator[SegmentedImage]:
         """All images whose names are text; they are counted."""
         for index in range(len(self._source)):
@@ -200,10 +226,10 @@ class _Writer:
             yield image
 
     def _link(self, image: SegmentedImage, file: Path) -> None:
-        """Put a link to an image file into ``images``."""
+        """Put a link to an image file, or a copy of it, into ``images``."""
         name = f"images/{image.result}{file.suffix}"
         target = file.absolute()
-        self._files.write(name, lambda part: part.symlink_to(target))
+        self._files.write(name, lambda part: _link_or_copy(target, part))
 
     def _draw(self, image: SegmentedImage) -> Path | None:
         """Write a frame of a video, or a scene of a file of scenes, as a PNG; None where it cannot be read."""
@@ -226,3 +252,15 @@ class _Writer:
 
     def _write_text(self, name: str, text: str) -> None:
         self._files.write(name, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def _link_or_copy(target: Path, link: Path) -> None:
+    """Link to a file, or copy it where the system or the disk allows no links (Windows, exFAT).
+
+    Raises:
+        OSError: The copy cannot be written.
+    """
+    try:
+        link.symlink_to(target)
+    except (OSError, NotImplementedError):
+        shutil.copyfile(target, link)

@@ -1,4 +1,4 @@
-"""One image as CVAT, labelme and YOLO want its objects; facts from the documentation of each.
+"""One image as CVAT, labelme, YOLO, COCO and QuPath want its objects; facts from the documentation of each.
 
 - **CVAT for images 1.1**: an XML with ``polygon`` (``points="x,y;x,y"``) and ``mask`` (run lengths of 0 and 1 in turn
   along the rows of the box). A polygon has no holes and one piece: an object that has more becomes a mask, exactly.
@@ -6,6 +6,10 @@
   are cut in from the outline.
 - **YOLO** (segmentation): a text file an image, a line an object: class, then x and y of one polygon as fractions of
   width and height. Pieces and holes are joined by bridges without width.
+- **COCO** with polygons: ``segmentation`` is a list of polygons, one a piece, without holes: these are cut in from the
+  outline.
+- **GeoJSON** (RFC 7946): a collection of features, each a ``Polygon`` or ``MultiPolygon`` whose rings are closed and
+  whose holes are rings of their own. QuPath reads pixels of the image as coordinates, and the ``classification``.
 """
 
 from __future__ import annotations
@@ -20,9 +24,10 @@ from astseg.export.polygons import bridged, parts_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from astseg.export.polygons import Part
     from astseg.export.segmented import SegmentedImage
 
-__all__ = ["cvat_image", "labelme_file", "yolo_lines"]
+__all__ = ["coco_annotations", "cvat_image", "geojson_file", "labelme_file", "yolo_lines"]
 
 _OCCLUDED = 0.9
 """An object of less visibility is marked as occluded."""
@@ -83,6 +88,50 @@ def yolo_lines(image: SegmentedImage) -> str:
     size = np.array([image.width, image.height])
     rings = (bridged(parts_of(found.mask)) / size for found in image.objects)
     return "".join(" ".join(["0", *(f"{value:.6f}" for value in ring.ravel())]) + "\n" for ring in rings)
+
+
+def coco_annotations(image: SegmentedImage) -> list[dict[str, Any]]:
+    """The annotations of an image with polygons, in category 1, without their ids."""
+    return [
+        {
+            "image_id": image.index + 1,
+            "category_id": 1,
+            "segmentation": [np.round(bridged([part]), 2).ravel().tolist() for part in parts_of(found.mask)],
+            "area": int(np.count_nonzero(found.mask)),
+            "bbox": list(found.box),
+            "iscrowd": 0,
+        }
+        for found in image.objects
+    ]
+
+
+def geojson_file(image: SegmentedImage, label: str) -> dict[str, Any]:
+    """The content of the file of an image; coordinates are its pixels, y down."""
+    return {
+        "type": "FeatureCollection",
+        "features": [
+            {
+                "type": "Feature",
+                "geometry": _geometry(parts_of(found.mask)),
+                "properties": {"objectType": "annotation", "classification": {"name": label}},
+            }
+            for found in image.objects
+        ],
+    }
+
+
+def _geometry(parts: list[Part]) -> dict[str, Any]:
+    """A polygon with its holes, or several."""
+    pieces = [[_closed(ring) for ring in (part.outline, *part.holes)] for part in parts]
+    if len(pieces) == 1:
+        return {"type": "Polygon", "coordinates": pieces[0]}
+    return {"type": "MultiPolygon", "coordinates": pieces}
+
+
+def _closed(ring: NDArray[np.float64]) -> list[list[float]]:
+    """Points of a ring, the first once more at the end."""
+    points: list[list[float]] = np.round(ring, 2).tolist()
+    return [*points, points[0]]
 
 
 def _row_runs(mask: NDArray[np.bool_]) -> str:
