@@ -24,6 +24,7 @@ import astseg
 from astseg.cli import main
 from astseg.inference.segmenter import Segmenter
 from astseg.serve.limits import Limits
+from astseg.serve.server import listening
 from serve.conftest import Serving
 
 HERE = {**os.environ, "PYTHONPATH": str(Path(astseg.__file__).parents[1])}
@@ -76,7 +77,7 @@ def test_tables_are_those_of_segment(server: str) -> None:
 
 
 def test_many_at_once_get_their_own_answers(server: str) -> None:
-    files = [picture(seed) for seed in range(24)]
+    files = [picture(seed) for seed in range(12)]
     alone = [post(server, file).json()["pictures"][0]["objects"] for file in files]
     with ThreadPoolExecutor(12) as pool:
         together = [answer.json()["pictures"][0]["objects"] for answer in pool.map(lambda f: post(server, f), files)]
@@ -262,6 +263,11 @@ def test_sigterm_finishes_what_is_under_way(spread_run: Path) -> None:
         assert answer.startswith(b"HTTP/1.1 200")
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["pictures"][0]["width"] == 60
         assert process.wait(30) == 0
+
+
+def test_answers_are_sent_at_once() -> None:
+    with listening("127.0.0.1", 0) as one:  # asyncio sets TCP_NODELAY where the protocol is named, and nowhere else
+        assert one.proto == socket.IPPROTO_TCP
 
 
 @pytest.mark.parametrize(

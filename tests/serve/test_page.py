@@ -127,6 +127,7 @@ def scene_of(page: Any) -> list[dict[str, Any]]:
     return objects
 
 
+@pytest.mark.parametrize("page", ["wide and light"], indirect=True)
 def test_edit(page: Any, address: str, tmp_path: Path) -> None:
     page.goto(f"{address}#edit")
     page.locator("#no-scene").wait_for()
@@ -178,6 +179,7 @@ def test_edit(page: Any, address: str, tmp_path: Path) -> None:
     page.locator("#status.wrong").wait_for()
 
 
+@pytest.mark.parametrize("page", ["wide and light"], indirect=True)
 def test_objects_are_dragged_scaled_and_swapped(page: Any, address: str, tmp_path: Path) -> None:
     page.goto(address)
     page.set_input_files("#files", files(1))
@@ -235,6 +237,8 @@ def test_the_token_is_asked_for(browser: Any, serving: Serving, segmenter: Segme
     with serving(segmenter=segmenter, token="secret123") as server:
         page = browser.new_page()
         page.goto(server)
+        page.locator("#token").wait_for()
+        assert not page.is_visible("nav")  # what cannot be used yet
         page.fill("#token", "secret123")
         page.click("text=Go on")
         page.locator("#drop").wait_for()

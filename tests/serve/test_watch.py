@@ -73,6 +73,7 @@ def test_who_holds_a_folder(tmp_path: Path) -> None:
     assert holder(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_stop_and_go_on(serving: Serving, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_scenes(tmp_path / "desk", "desk", count=12, size=32, seed=2, processes=1)
     (tmp_path / "settings.json").write_text(json.dumps({"model": MODEL_SETTINGS}))

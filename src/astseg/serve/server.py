@@ -17,7 +17,7 @@ from astseg.serve.guard import is_local
 from astseg.serve.limits import Limits
 from astseg.serve.watch import WatchedRuns
 
-__all__ = ["serve"]
+__all__ = ["listening", "serve"]
 
 
 def serve(
@@ -55,27 +55,32 @@ def serve(
         limit_concurrency=limits.connections,
         timeout_graceful_shutdown=round(limits.seconds),
     )
-    with _listening(host, port) as listening:
-        address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
+    with listening(host, port) as door:
+        address = f"http://{f'[{host}]' if ':' in host else host}:{door.getsockname()[1]}/"
         # Behind the # it stays in the browser and comes into no log.
         tell(f"open {address}{f'#token={token}' if token else ''}; Ctrl-C ends it")
         for number in (signal.SIGINT, signal.SIGTERM):  # the server raises them again once it has ended
             signal.signal(number, lambda *_: None)
-        uvicorn.Server(config).run(sockets=[listening])
+        uvicorn.Server(config).run(sockets=[door])
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises UserError where that cannot be."""
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        UserError: It cannot be listened there.
+    """
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listening = socket.socket(family)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        door = socket.socket(family, kind, protocol)  # by the protocol asyncio knows to send answers at once
         try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-            listening.listen(128)
+            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            door.bind(address)
+            door.listen(128)
         except BaseException:
-            listening.close()
+            door.close()
             raise
     except OSError as error:
         raise UserError(f"cannot listen at {host}:{port} ({error.strerror}): choose another --host or --port") from None
-    return listening
+    return door

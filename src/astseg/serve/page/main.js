@@ -18,6 +18,7 @@ async function start() {
   const about = await askJson("healthz");
   if (!about.model) for (const link of links) link.hidden = link.dataset.needs === "model";
   await askJson("runs"); // asks for the token where there is one
+  document.querySelector("nav").hidden = false;
   startTry();
   startEdit();
   startWatch();
