@@ -193,7 +193,8 @@ def test_parts_that_are_missing_have_their_defaults() -> None:
 
 def test_only_plain_values_go_out() -> None:
     plain = to_dict(CHANGED)
-    assert list(plain) == ["model", "background", "objects", "pseudo_labels", "discovery", "inference", "augment"]
+    parts = ["model", "background", "objects", "pseudo_labels", "discovery", "inference", "augment", "scene"]
+    assert list(plain) == parts
     assert plain["model"]["image_size"] == [20, 28]
     assert plain["objects"]["betas"] == [0.8, 0.9]
     types = {type(value) for part in plain.values() for value in part.values()}

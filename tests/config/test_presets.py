@@ -156,6 +156,7 @@ def test_every_setting_of_a_published_preset_is_accounted_for() -> None:
         *(f"augment.{name}" for name in ("flip", "zoom", "shift", "light", "colour")),  # there are no variants
         *(f"pseudo_labels.{name}" for name in to_dict(Config())["pseudo_labels"]),
         *(f"discovery.{name}" for name in to_dict(Config())["discovery"]),
+        *(f"scene.{name}" for name in to_dict(Config())["scene"]),  # the whole picture is seen at the model's size
         *(f"inference.{name}" for name in to_dict(Config())["inference"] if name not in ("colour_std", "proposals")),
     }
     every = {f"{part}.{name}" for part, values in to_dict(Config()).items() for name in values}

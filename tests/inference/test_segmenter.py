@@ -98,7 +98,8 @@ def test_what_is_not_drawn_changes_nothing(segmenter: Segmenter, size: tuple[int
     small = np.stack([place(size, (H, W), resize="squeeze").image(image) for image in images])
     whole = segmenter.pipeline(images_to_tensor(small), layers=True)
     behind = segmenter.pipeline.model.renderer.background_activation().item()
-    expected = list(predictions_from(whole, [place(size, (H, W), resize="squeeze")] * 3, background_activation=behind))
+    placements = [place(size, (H, W), resize="squeeze")] * 3
+    expected = list(predictions_from(whole, placements, background_activation=behind, pictures=list(images)))
     without = segmenter.predict(images, layers=False)
     for one, other, bare in zip(segmenter.predict(images), expected, without, strict=True):
         np.testing.assert_array_equal(one.labels, other.labels)
@@ -177,6 +178,21 @@ def test_loading_tells_what_is_wrong(spread_run: Path, tmp_path: Path) -> None:
     assert Segmenter.from_pretrained(str(spread_run)).image_size == (H, W)
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device().type in {"cpu", "cuda", "mps"}
+
+
+def test_large_pictures_decide_about_their_outlines(segmenter: Segmenter) -> None:
+    """The same output with and without the picture: other outlines, the same objects; near the model's size, none."""
+    for factor, moves in ((4, True), (1.25, False)):
+        size = int(H * factor), int(W * factor)
+        image = picture(*size)
+        where = place(size, (H, W), resize="squeeze")
+        output = segmenter.pipeline(images_to_tensor(where.image(image)[None]), layers=True)
+        behind = segmenter.pipeline.model.renderer.background_activation().item()
+        (drawn,) = predictions_from(output, [where], background_activation=behind)
+        (sharp,) = predictions_from(output, [where], background_activation=behind, pictures=[image])
+        check(sharp, size)
+        assert [one.id for one in sharp.objects] == [one.id for one in drawn.objects]
+        assert np.array_equal(sharp.labels, drawn.labels) is not moves
 
 
 def test_occlusion_by_hand() -> None:
@@ -378,6 +394,7 @@ def test_a_run_that_was_cropped_segments_what_was_measured(spread_run: Path, tmp
 
 def test_attention_peaks_where_the_encoder_looked(segmenter: Segmenter) -> None:
     prediction = segmenter.predict(picture(320, 480))
+    assert prediction.drawing.attention is not None
     assert len(prediction.attention) > 1
     for drawn, seen in zip(prediction.attention, prediction.drawing.attention, strict=True):
         row, column = np.unravel_index(drawn.argmax(), drawn.shape)

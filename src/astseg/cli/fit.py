@@ -18,6 +18,7 @@ from astseg.autofit.budget import Budget, budget
 from astseg.autofit.plan import MOST_BROKEN, Row, decide, require_learnable
 from astseg.cli.console import progress_bar
 from astseg.cli.ending import finish
+from astseg.cli.fit_scene import fit_scene, look_in_full, plan_scene
 from astseg.cli.loading import load
 from astseg.cli.train import run_info
 from astseg.config import Config, override, to_dict
@@ -75,6 +76,19 @@ def run_fit(command: Fit, console: Console) -> int:
     """
     begin = time.monotonic()
     source = open_source(command.data, command.reading)
+    begun = RunFolder(command.out)
+    if begun.is_begun:
+        look, in_full = None, begun.load_config()[0].scene.background != "none"
+    else:
+        look = look_in_full(command, source, command.settings)
+        in_full = look is not None
+    if look is not None and command.dry_run:
+        plan_scene(command, source, look, console)
+        console.print("nothing was written; without --dry-run this is what happens")
+        return 0
+    if in_full and not command.dry_run:
+        with session(command.out, console) as held:
+            return fit_scene(command, source, look, held, console)
     if command.dry_run:
         run = RunFolder(command.out)
         run.check_new_or_begun()

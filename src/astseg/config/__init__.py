@@ -3,6 +3,7 @@
 from astseg.config.inference import DiscoveryConfig, InferenceConfig
 from astseg.config.model import BACKBONES, BACKGROUND_FORMS, BACKGROUND_WIDTHS, REFINEMENTS, ModelConfig
 from astseg.config.override import from_dict, override, to_dict
+from astseg.config.scene import SceneConfig
 from astseg.config.schema import Config
 from astseg.config.setting import nearest
 from astseg.config.training import (
@@ -33,6 +34,7 @@ __all__ = [
     "ModelConfig",
     "ObjectsConfig",
     "PseudoLabelConfig",
+    "SceneConfig",
     "from_dict",
     "nearest",
     "override",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from astseg.config.inference import DiscoveryConfig, InferenceConfig
 from astseg.config.model import ModelConfig
+from astseg.config.scene import SceneConfig
 from astseg.config.setting import check
 from astseg.config.training import AugmentConfig, BackgroundConfig, ObjectsConfig, PseudoLabelConfig
 
@@ -30,6 +31,7 @@ class Config:
         discovery: What foreground components are.
         inference: From the network's output to masks.
         augment: Variants of the training images.
+        scene: Scenes that are looked at in full.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -39,6 +41,7 @@ class Config:
     discovery: DiscoveryConfig = field(default_factory=DiscoveryConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    scene: SceneConfig = field(default_factory=SceneConfig)
 
     def __post_init__(self) -> None:
         """Check what parts ask of each other.

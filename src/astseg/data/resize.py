@@ -7,6 +7,7 @@ proportions.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from astseg.runs.info import RunInfo
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["RESIZE_MODES", "Placement", "Preprocess", "place"]
+__all__ = ["RESIZE_MODES", "Placement", "Preprocess", "place", "reduced"]
 
 RESIZE_MODES = ("crop", "letterbox", "squeeze")
 
@@ -75,6 +76,12 @@ class Placement:
     def box_size(self) -> tuple[int, int]:
         """(height, width) of the part of the picture that is kept."""
         return self.box[3] - self.box[1], self.box[2] - self.box[0]
+
+    @property
+    def enlargement(self) -> float:
+        """Pixels of the picture along a pixel of the frame, the geometric mean of both sides."""
+        left, top, right, bottom = self.inner
+        return math.sqrt(math.prod(self.box_size) / ((bottom - top) * (right - left)))
 
     @property
     def kept(self) -> float:
@@ -180,6 +187,13 @@ class Preprocess:
     def place(self, image: tuple[int, int]) -> Placement:
         """Where an image of (H, W) pixels lies in what the model sees."""
         return place(image, self.size, resize=self.resize, crop=self.crop)
+
+
+def reduced(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A picture H x W x 3 at a smaller size (h, w), each pixel the mean of those that it covers."""
+    if picture.shape[:2] == size:
+        return picture
+    return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BOX))
 
 
 def _centre_box(full: tuple[int, int], target: tuple[int, int], crop: float) -> tuple[int, int, int, int]:

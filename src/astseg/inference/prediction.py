@@ -1,25 +1,28 @@
 """From the model's output to what a user wants of it: a label map, a list of objects, layers, at the image's own size.
 
 The responsibilities of the layers for each pixel are upsampled smoothly and compared at the image's own size, so that
-outlines are smooth instead of enlarged pixels. Source of the responsibilities: the supplement's Algorithm 2, and
-:mod:`astseg.inference.mask_posterior`; boxes and visibility are ours.
+outlines are smooth instead of enlarged pixels; where the image is much larger than what the model saw, its own pixels
+decide about outlines then (:mod:`astseg.inference.outlines`). Source of the responsibilities: the supplement's
+Algorithm 2, and :mod:`astseg.inference.mask_posterior`; boxes and visibility are ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
+from scipy import ndimage
 from torch import Tensor
 
 from astseg.data.arrays import tensor_to_images
 from astseg.data.resize import Placement
 from astseg.errors import UserError
+from astseg.inference.outlines import refine
 from astseg.inference.upsample import Window, enlarged, window_of
 from astseg.types import SceneOutput
 
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Drawing", "ObjectPrediction", "Prediction", "may_own_pixels", "predictions_from"]
+
+
+REFINED_FROM = 1.5
+"""Pixels of the image along one that the model saw, the mean of both, from which on it decides about outlines."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +50,8 @@ class ObjectPrediction:
             least 4 where proposals moved it (:mod:`astseg.inference.proposals`): equal ones say nothing of the order.
         area: Number of its pixels in the label map, at least 1.
         order: 0 for the front-most object of the image, then 1, 2, ... by falling activation, equal ones by slot.
-        visibility: Its area divided by the area it would have if it were the only object, in (0, 1].
-        score: How sure its pixels are: the mean responsibility of its layer for them, in (0, 1].
+        visibility: Its area divided by the area it would have if it were the only object, as drawn, in (0, 1].
+        score: How sure its pixels are: the mean responsibility of its layer for them, as drawn, in (0, 1].
         appearance: Z numbers, float32, what it looks like (z_what).
     """
 
@@ -68,13 +75,14 @@ class Drawing:
         background: H x W x 3.
         reconstruction: H x W x 3.
         layers: n x H x W x 4, RGBA, one for each object; None where they were not asked for.
-        attention: n x h x w, float32, where the encoder looked for each object: its map sums to one.
+        attention: n x h x w, float32, where the encoder looked for each object: its map sums to one; None where no
+            encoder looks.
     """
 
     background: NDArray[np.uint8]
     reconstruction: NDArray[np.uint8]
     layers: NDArray[np.uint8] | None
-    attention: NDArray[np.float32]
+    attention: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +127,13 @@ class Prediction:
 
     @cached_property
     def attention(self) -> NDArray[np.uint8]:
-        """N x H x W, uint8: where the encoder looked for each object, in the order of ``objects``; 255 is its peak."""
+        """N x H x W, uint8: where the encoder looked for each object, in the order of ``objects``; 255 is its peak.
+
+        Raises:
+            UserError: The objects were found without an encoder.
+        """
+        if self.drawing.attention is None:
+            raise UserError("this prediction is of a scene, whose objects are found without attention")
         maps = np.zeros((len(self.drawing.attention), *self.labels.shape), np.uint8)
         for index, one in enumerate(self.drawing.attention):
             grey = Image.fromarray((one * (255 / one.max())).round().astype(np.uint8))
@@ -133,6 +147,7 @@ def predictions_from(
     placements: Sequence[Placement],
     *,
     background_activation: float,
+    pictures: Sequence[NDArray[np.uint8]] | None = None,
 ) -> Iterator[Prediction]:
     """Predictions for a batch, one at a time.
 
@@ -140,6 +155,7 @@ def predictions_from(
         output: The model's output for B images. Its layers may be missing, as may those of objects without any pixel.
         placements: Where the images lie in what the model saw, B of them.
         background_activation: Log alpha_0, the mean of it where each pixel has its own.
+        pictures: The images themselves, H x W x 3 each, for outlines as sharp as theirs; None: outlines as drawn.
     """
     weights, responsibilities = output.weights.float().cpu(), output.responsibilities.float().cpu()
     activation = (output.latents.log_activation - background_activation).float().cpu().numpy()
@@ -148,13 +164,16 @@ def predictions_from(
         inside = (index, slice(None), slice(top, bottom), slice(left, right))
         order = np.argsort(-activation[index], kind="stable")
         labels, masks = _masks(weights[inside], responsibilities[inside], where.box_size, order)
+        background = tensor_to_images(output.background[index])
+        if pictures is not None:
+            labels, masks = _sharpened(labels, masks, where, pictures[index], background)
         slots = [mask.slot for mask in masks]
         objects = tuple(
             _object(output, index, place, mask, where, float(activation[index, mask.slot]))
             for place, mask in enumerate(masks)
         )
         drawing = Drawing(
-            tensor_to_images(output.background[index]),
+            background,
             tensor_to_images(output.reconstruction[index]),
             None if output.layers is None else _alone(output.layers[index, slots], output.weights[index], slots),
             output.attention[index, slots].float().cpu().numpy(),
@@ -222,6 +241,39 @@ def _mask(
         visibility=area / int(np.count_nonzero(uncovered | mine)),
         score=min(1.0, float(best[outer].numpy()[mine].mean())),
     )
+
+
+def _sharpened(
+    labels: NDArray[np.int32],
+    masks: list[_Mask],
+    where: Placement,
+    picture: NDArray[np.uint8],
+    background: NDArray[np.uint8],
+) -> tuple[NDArray[np.int32], list[_Mask]]:
+    """The same objects with outlines by the picture's own pixels, if it is much larger than what the model saw.
+
+    The background is the one drawn, h x w x 3.
+    """
+    if where.enlargement < REFINED_FROM or not masks:
+        return labels, masks
+    left, top, right, bottom = where.box
+    x, y, x_end, y_end = where.inner
+    sharp = refine(
+        picture[top:bottom, left:right],
+        labels,
+        scale=1 / where.enlargement,
+        background=np.ascontiguousarray(background[y:y_end, x:x_end]),
+    )
+    areas, windows = np.bincount(sharp.ravel()), ndimage.find_objects(sharp)
+    boxes = [windows[mask.slot] for mask in masks]
+    return sharp, [
+        replace(
+            mask,
+            box=(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start),
+            area=int(areas[mask.slot + 1]),
+        )
+        for mask, (rows, columns) in zip(masks, boxes, strict=True)
+    ]
 
 
 def _object(

@@ -6,9 +6,9 @@ they come back at the image's own size. Pixels that the preprocessing crops off 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -20,9 +20,12 @@ from astseg.data.arrays import images_to_tensor
 from astseg.data.inputs import Input, image_from, separate
 from astseg.data.resize import Placement, Preprocess
 from astseg.data.sample import preprocess_of_run
+from astseg.discovery.scene_file import load_scene
 from astseg.errors import UserError
+from astseg.inference.batches import batches
 from astseg.inference.pipeline import Pipeline, inference, load_pipeline
 from astseg.inference.prediction import Prediction, may_own_pixels, predictions_from
+from astseg.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,8 +73,26 @@ class Segmenter:
         """
         if precision not in PRECISIONS:
             raise UserError(f"precision is '{precision}', choose from {', '.join(PRECISIONS)}")
+        config, _ = RunFolder(Path(folder)).load_config()
+        if config.scene.background != "none":
+            from astseg.inference.scene_segmenter import SceneSegmenter  # it is a Segmenter itself
+
+            scene = load_scene(Path(folder), config.scene)
+            if scene.finder is None:
+                raise UserError(f"'{folder}' has not learned yet: the same 'astseg fit' goes on with it")
+            return SceneSegmenter(scene)
         pipeline, config, info = load_pipeline(folder, device=choose_device(device), precision=precision)
         return cls(pipeline, preprocess_of_run(config.model.image_size, info))
+
+    @property
+    def precision(self) -> str:
+        """In which the backbone computes: ``float32`` or ``bfloat16``."""
+        return self.pipeline.precision
+
+    @property
+    def appearance_size(self) -> int:
+        """Z, numbers of :attr:`ObjectPrediction.appearance`."""
+        return self.pipeline.model.renderer.generator.appearance_size
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -97,7 +118,8 @@ class Segmenter:
             inputs: A path, a Pillow image, an array H x W x 3, H x W or H x W x 4, or a tensor 3 x H x W (arrays and
                 tensors: uint8, or float in [0, 1]); or an iterable of them, of any sizes; or an array B x H x W x 3 or
                 a tensor B x 3 x H x W.
-            batch_size: Images a forward pass, at most; a CPU takes as many at once as its caches have room for.
+            batch_size: Images a forward pass, at most; a CPU takes as many at once as its caches have room for, and few
+                are held at once where they are large.
             resize: ``squeeze``, ``letterbox`` or ``crop`` (what is cropped off is background), instead of what the
                 model was trained with; None: that.
             layers: Whether :attr:`Prediction.layers` are wanted; without them a prediction takes less time and memory.
@@ -122,7 +144,7 @@ class Segmenter:
         resize: str | None = None,
         layers: bool = True,
     ) -> Iterator[Prediction]:
-        """Segment images one after the other; of a batch, only the resized images are kept.
+        """Segment images one after the other.
 
         Args:
             images: H x W x 3 each, uint8, of any sizes.
@@ -136,20 +158,20 @@ class Segmenter:
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}, expected at least 1")
         preprocess = self.preprocess.instead(resize)
-        placed = ((image, preprocess.place((image.shape[0], image.shape[1]))) for image in images)
-        small = ((where.image(image), where) for image, where in placed)
-        while batch := list(itertools.islice(small, batch_size)):
+        placed = ((preprocess.place((image.shape[0], image.shape[1])), image) for image in images)
+        for batch in batches(placed, batch_size):
             size = self.pipeline.batch_size(len(batch))
             for start in range(0, len(batch), size):
                 yield from self._predicted(batch[start : start + size], layers=layers)
 
-    def _predicted(self, batch: list[tuple[NDArray[np.uint8], Placement]], *, layers: bool) -> Iterator[Prediction]:
-        """Predictions for images of the model's size and where they are from."""
-        images, placements = zip(*batch, strict=True)
+    def _predicted(self, batch: list[tuple[Placement, NDArray[np.uint8]]], *, layers: bool) -> Iterator[Prediction]:
+        """Predictions for images and where they lie in what the model sees."""
+        placements, pictures = zip(*batch, strict=True)
+        images = np.stack([where.image(picture) for where, picture in batch])
         renderer = self.pipeline.model.renderer
-        output = self.pipeline(images_to_tensor(np.stack(images), device=self.pipeline.device))
+        output = self.pipeline(images_to_tensor(images, device=self.pipeline.device))
         with inference(self.pipeline.model):
             if layers:  # of what may own a pixel alone
                 output.layers = renderer.colours(output.latents, may_own_pixels(output.responsibilities))
             behind = renderer.background_activation().mean().item()
-        yield from predictions_from(output, placements, background_activation=behind)
+        yield from predictions_from(output, placements, background_activation=behind, pictures=pictures)

@@ -6,6 +6,7 @@
     RUN/model.safetensors       the weights, for use
     RUN/training_state/         weights and optimiser in the middle of a run, to go on from; no pickle
     RUN/training_state.before/  the state before that one
+    RUN/scene.safetensors       what is known of a scene that is looked at in full: background and finder
     RUN/log.jsonl               every number of the training, a line a step
     RUN/metrics.json            the last evaluation
     RUN/panels/                 images of what the model does, written during training too
@@ -107,7 +108,7 @@ class RunFolder:
             UserError: The folder holds something else.
         """
         # A run that was killed as it began leaves a lock, or its plan and its configuration half written.
-        ours = ("scenes", LOCK_NAME, "config.json.part", "fit.json", "fit.json.part")
+        ours = ("scenes", LOCK_NAME, "config.json.part", "fit.json", "fit.json.part", "scene.safetensors")
         if not self.is_begun and self.path.is_dir() and any(item.name not in ours for item in self.path.iterdir()):
             raise UserError(f"'{self.path}' is not empty and holds no run: choose another folder")
 
@@ -222,6 +223,11 @@ def load_model(path: Path) -> tuple[AstSeg, Config, RunInfo]:
         UserError: No run folder, no weights, or weights of another model.
     """
     config, info = RunFolder(path).load_config()
+    if config.scene.background != "none":
+        raise UserError(
+            f"'{path}' finds the objects of one scene by its background ({config.scene.background}) and has no network"
+            " of layers: this command cannot use it; astseg segment and Segmenter do"
+        )
     weights = path / "model.safetensors"
     if not weights.is_file():
         raise UserError(f"'{path}' has no model.safetensors: its training has not saved any weights yet")

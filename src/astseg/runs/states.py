@@ -6,9 +6,9 @@
     RUN/training_state.before/     the one before it
 
 The manifest holds the SHA-256 of every file beside it. A state is written to ``training_state.part``, brought to the
-disk, and renamed; the one before is renamed to ``training_state.old`` before it is removed, while a whole newer one lies
-there. So at any moment, power cuts among them, one whole state is there at least, none is there in part, and a truncated
-or changed file is recognised. No pickle.
+disk, and renamed; the one before is renamed to ``training_state.old`` before it is removed, while a whole newer one
+lies there. So at any moment, power cuts among them, one whole state is there at least, none is there in part, and a
+truncated or changed file is recognised. No pickle.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def _add_model(app: FastAPI, segmenter: Segmenter, limits: Limits, measures: Mea
                 images.append(await asyncio.to_thread(decoded, content, one, pixels=limits.pixels))
         predictions = await batcher.predict(images, layers="layers" in part and form == "json")
         if form != "json":
-            size = segmenter.pipeline.model.renderer.generator.appearance_size
+            size = segmenter.appearance_size
             text = await asyncio.to_thread(table_of, names, predictions, form, appearance_size=size)
             kind = "application/json" if form == "coco" else "text/csv"
             return Response(text.encode(errors="surrogateescape"), media_type=kind)  # type: ignore[return-value]

@@ -11,6 +11,7 @@ from pathlib import Path
 import uvicorn
 
 from astseg.errors import UserError
+from astseg.inference.scene_segmenter import SceneSegmenter
 from astseg.inference.segmenter import Segmenter
 from astseg.serve.app import make_app
 from astseg.serve.guard import is_local
@@ -40,9 +41,11 @@ def serve(
         tell: Called with each line for the person at the screen.
 
     Raises:
-        UserError: A run without weights, or an address that cannot be listened at.
+        UserError: A run without weights or without a renderer, or an address that cannot be listened at.
     """
     segmenter = None if run is None else Segmenter.from_pretrained(run)
+    if isinstance(segmenter, SceneSegmenter):
+        raise UserError(f"'{run}' has no network of layers, it knows one scene: use astseg segment")
     if token is None and not is_local(host):
         token = secrets.token_urlsafe(18)
     limits = Limits()

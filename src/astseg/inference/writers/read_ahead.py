@@ -1,4 +1,4 @@
-"""Images of a source, read by threads ahead of the model, in batches of bounded memory."""
+"""Images of a source, read by threads ahead of the model: about as many pixels as a batch may hold."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING, TypeVar
 from astseg.data import SceneSource
 from astseg.data.sources.video import VideoSource
 from astseg.errors import UserError
+from astseg.inference.batches import LARGEST_BATCH
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["ahead", "batches", "read_images"]
-
-_LARGEST_BATCH = 2**24
-"""Pixels of the images of a batch, whatever its size: photographs are large. About as many more are read ahead of it,
-and as many wait to be written behind it."""
+__all__ = ["ahead", "read_images"]
 
 _AHEAD = 2
 """At least so many images are read ahead, however large they are."""
@@ -48,8 +45,8 @@ def read_images(
             return error
 
     def room(latest: NDArray[np.uint8] | UserError) -> int:
-        pixels = _LARGEST_BATCH if isinstance(latest, UserError) else latest.shape[0] * latest.shape[1]
-        return max(_AHEAD, min(at_once, _LARGEST_BATCH // pixels))
+        pixels = LARGEST_BATCH if isinstance(latest, UserError) else latest.shape[0] * latest.shape[1]
+        return max(_AHEAD, min(at_once, LARGEST_BATCH // pixels))
 
     damaged: set[str] = set()
     for index, result in enumerate(ahead(readers, read, range(len(source)), room)):
@@ -82,19 +79,3 @@ def ahead(
             yield result
     while pending:
         yield pending.popleft().result()
-
-
-def batches(
-    images: Iterable[tuple[int, NDArray[np.uint8]]], batch_size: int
-) -> Iterator[list[tuple[int, NDArray[np.uint8]]]]:
-    """Images with their numbers, ``batch_size`` at most and few where they are large."""
-    batch: list[tuple[int, NDArray[np.uint8]]] = []
-    pixels = 0
-    for index, image in images:
-        batch.append((index, image))
-        pixels += image.shape[0] * image.shape[1]
-        if len(batch) == batch_size or pixels >= _LARGEST_BATCH:
-            yield batch
-            batch, pixels = [], 0
-    if batch:
-        yield batch

@@ -33,8 +33,9 @@ from astseg.data import Reading, SceneSource
 from astseg.data.paths import open_given
 from astseg.data.sources.video import VideoSource
 from astseg.errors import UserError
+from astseg.inference.batches import batches
 from astseg.inference.writers.folder import KINDS, MARK, earlier_results, remove_results, result_names, write_images
-from astseg.inference.writers.read_ahead import batches, read_images
+from astseg.inference.writers.read_ahead import read_images
 from astseg.inference.writers.tables import Tables
 from astseg.inference.writers.videos import VideoResults
 from astseg.runs.atomic import write_json
@@ -116,7 +117,7 @@ def segment_folder(
         "input": [str(one.absolute()) for one in given],
         "root": str(root.absolute()),
         "kind": "video" if isinstance(source, VideoSource) else "pictures",
-        "precision": segmenter.pipeline.precision,
+        "precision": segmenter.precision,
         "preprocess": asdict(segmenter.preprocess.instead(resize)),
     }
     skipped: list[str] = []
@@ -184,7 +185,7 @@ class _Job:
         progress: Callable[[int, int], None] | None,
     ) -> dict[str, int]:
         """Segment and write; returns the numbers of images and objects."""
-        appearance_size = self.segmenter.pipeline.model.renderer.generator.appearance_size
+        appearance_size = self.segmenter.appearance_size
         source = self.source if isinstance(self.source, VideoSource) else None
         writing: deque[Future[None]] = deque()
         with (
