@@ -104,7 +104,7 @@ def test_pictures_of_other_proportions_and_modes_are_refused(run: Path) -> None:
         segmenter.predict(np.zeros((192, 256, 3), np.uint8), resize="crop")
 
 
-@pytest.mark.parametrize("command", ["evaluate {run} {pictures}", "health {run}", "report {run}"])
+@pytest.mark.parametrize("command", ["evaluate {run} {pictures}", "health {run}", "report {run}", "serve {run}"])
 def test_commands_that_need_layers_say_so(
     command: str, run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

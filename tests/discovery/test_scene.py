@@ -83,16 +83,18 @@ def test_shadows_have_their_place() -> None:
     masks, shadows = [], []
     for _ in range(60):
         mask = np.ones((20, 30), np.bool_)
-        shadow = np.zeros_like(mask)
-        shadow[14:] = True  # always
-        shadow[:14] |= rng.random() < 0.2  # a grey one, now and then
+        shadow = np.zeros(mask.shape, np.float32)
+        shadow[14:] = rng.normal(0.5, 0.02)  # always
+        if rng.random() < 0.2:  # a grey one, now and then
+            shadow[:14] = rng.uniform(0.1, 0.9)
         masks.append(mask)
         shadows.append(shadow)
     place = shadow_place(masks, shadows)
     assert place.cells[12:].all() and not place.cells[:10].any()
-    left = place.without(masks[0], shadows[0] | True)
+    left = place.without(masks[0], np.full(masks[0].shape, 0.5, np.float32))
     assert left[:12].all() and not left[16:].any()
-    everything = shadow_place(masks, masks)
+    assert place.without(masks[0], np.full(masks[0].shape, 0.2, np.float32)).all()  # a black one's own dark
+    everything = shadow_place(masks, [np.full(mask.shape, 0.5, np.float32) for mask in masks])
     assert not everything.cells.any()  # where all looks like shadow, nothing is one
 
 

@@ -62,7 +62,8 @@ def check(prediction: Prediction, size: tuple[int, int]) -> None:
         assert -0.5 <= found.position[1] <= size[0] - 0.5
     assert prediction.background.shape == prediction.reconstruction.shape == (*size, 3)
     assert prediction.layers.shape == (len(objects), *size, 4)
-    for array in (prediction.background, prediction.reconstruction, prediction.layers):
+    assert prediction.attention.shape == (len(objects), *size)
+    for array in (prediction.background, prediction.reconstruction, prediction.layers, prediction.attention):
         assert array.dtype == np.uint8
 
 
@@ -389,3 +390,15 @@ def test_a_run_that_was_cropped_segments_what_was_measured(spread_run: Path, tmp
     np.testing.assert_array_equal(as_trained.labels[32:96, 48:144], centre.labels)
     assert as_trained.labels.any()
     assert np.count_nonzero(as_trained.labels) == np.count_nonzero(centre.labels)
+
+
+def test_attention_peaks_where_the_encoder_looked(segmenter: Segmenter) -> None:
+    prediction = segmenter.predict(picture(320, 480))
+    assert prediction.drawing.attention is not None
+    assert len(prediction.attention) > 1
+    for drawn, seen in zip(prediction.attention, prediction.drawing.attention, strict=True):
+        row, column = np.unravel_index(drawn.argmax(), drawn.shape)
+        cell = np.unravel_index(seen.argmax(), seen.shape)
+        assert abs(row * seen.shape[0] / 320 - 0.5 - cell[0]) <= 1
+        assert abs(column * seen.shape[1] / 480 - 0.5 - cell[1]) <= 1
+        assert drawn.max() > 200

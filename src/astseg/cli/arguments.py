@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from astseg import __version__
 from astseg.cli.parser import Parser, option, positional, required
+from astseg.cli.serving import Serve
 from astseg.cli.settings import chosen_settings, spelled_settings, usual_settings
 from astseg.config import Config, nearest
 from astseg.config.presets import PRESETS, preset
@@ -33,6 +34,7 @@ __all__ = [
     "Scenes",
     "Segment",
     "Selection",
+    "Serve",
     "Train",
     "TrainBackground",
     "parse",
@@ -291,6 +293,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "evaluate": (Evaluate, "astseg.cli.evaluate:evaluate_run"),
     "segment": (Segment, "astseg.cli.segment:segment_input"),
     "export": (Export, "astseg.cli.segment:export_labels"),
+    "serve": (Serve, "astseg.cli.serve:serve_run"),
     "health": (Health, "astseg.cli.report:health_run"),
     "report": (Report, "astseg.cli.report:report_run"),
     "presets": (Presets, "astseg.cli.presets:show_presets"),

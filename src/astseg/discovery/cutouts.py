@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from astseg.discovery.cast_shadows import ShadowPlace, shadow_like, shadow_place
+from astseg.discovery.cast_shadows import ShadowPlace, shadow_place, shadow_ratio
 from astseg.discovery.regions import Region, find_regions, region_map, strong_regions
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class _Candidate:
     region: Region
     frame: int
     cutout: CutOut
-    shadow: NDArray[np.bool_]
+    shadow: NDArray[np.float32]
     inner: tuple[slice, slice]
 
 
@@ -154,7 +154,7 @@ def _candidate(
         for part, around in zip(region.window, window, strict=True)
     )
     colours = picture[region.window].astype(np.float32) / np.float32(255)
-    return _Candidate(region, frame, cutout, shadow_like(colours, background[region.window]), (inner[0], inner[1]))
+    return _Candidate(region, frame, cutout, shadow_ratio(colours, background[region.window]), (inner[0], inner[1]))
 
 
 def _without_shadow(one: _Candidate, place: ShadowPlace) -> CutOut:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
@@ -74,11 +75,14 @@ class Drawing:
         background: H x W x 3.
         reconstruction: H x W x 3.
         layers: n x H x W x 4, RGBA, one for each object; None where they were not asked for.
+        attention: n x h x w, float32, where the encoder looked for each object: its map sums to one; None where no
+            encoder looks.
     """
 
     background: NDArray[np.uint8]
     reconstruction: NDArray[np.uint8]
     layers: NDArray[np.uint8] | None
+    attention: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +125,22 @@ class Prediction:
         layers = [self.placement.restore(layer, smooth=True) for layer in self.drawing.layers]
         return np.stack(layers) if layers else np.zeros((0, *self.labels.shape, 4), np.uint8)
 
+    @cached_property
+    def attention(self) -> NDArray[np.uint8]:
+        """N x H x W, uint8: where the encoder looked for each object, in the order of ``objects``; 255 is its peak.
+
+        Raises:
+            UserError: The objects were found without an encoder.
+        """
+        if self.drawing.attention is None:
+            raise UserError("this prediction is of a scene, whose objects are found without attention")
+        maps = np.zeros((len(self.drawing.attention), *self.labels.shape), np.uint8)
+        for index, one in enumerate(self.drawing.attention):
+            grey = Image.fromarray((one * (255 / one.max())).round().astype(np.uint8))
+            framed = grey.resize(self.placement.frame[::-1], Image.Resampling.BILINEAR)
+            maps[index] = self.placement.restore(np.asarray(framed), smooth=True)
+        return maps
+
 
 def predictions_from(
     output: SceneOutput,
@@ -156,6 +176,7 @@ def predictions_from(
             background,
             tensor_to_images(output.reconstruction[index]),
             None if output.layers is None else _alone(output.layers[index, slots], output.weights[index], slots),
+            output.attention[index, slots].float().cpu().numpy(),
         )
         yield Prediction(where.pasted(labels), objects, drawing, where)
 

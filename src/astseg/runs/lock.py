@@ -12,12 +12,26 @@ from types import TracebackType
 from astseg.errors import UserError
 from astseg.runs.atomic import cannot_write
 
-__all__ = ["LOCK_NAME", "FolderLock"]
+__all__ = ["LOCK_NAME", "FolderLock", "holder"]
 
 LOCK_NAME = ".lock"
 
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """Errors of file systems without locks: there a run goes on without one."""
+
+
+def holder(folder: Path) -> int | None:
+    """The number of the process of this machine that holds a folder; None where none does."""
+    try:
+        with (folder / LOCK_NAME).open("rb") as file:
+            words = file.read(300).decode(errors="replace").split(" ")
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # free: what stands there is of a process that was killed
+    except BlockingIOError:
+        is_here = len(words) == 4 and words[0] == "process" and words[3] == socket.gethostname()
+        return int(words[1]) if is_here and words[1].isdecimal() else None
+    except OSError:
+        pass
+    return None
 
 
 class FolderLock:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from astseg.types import SceneArrays
 
-__all__ = ["Material", "SceneViews", "View"]
+__all__ = ["Material", "SceneViews", "View", "charts_of", "read_log"]
 
 SHOWN, WORST = 8, 6
 """Scenes in the first part, and among the worst."""
@@ -160,7 +160,7 @@ class Material:
             health=health,
             scenes=_scenes(pipeline, scenes, first, each),
             worst=_scenes(pipeline, scenes, worst, each),
-            charts=_charts(_log(run)),
+            charts=charts_of(read_log(run)),
             histograms=_histograms(each, evaluation),
             metrics=[(spelled, _text(measured[name])) for name, spelled in METRICS.items() if name in measured],
             measured=f"{evaluation.source}; protocol {evaluation.protocol}",
@@ -212,11 +212,11 @@ def _view(title: str, pixels: NDArray[np.uint8], resampling: Image.Resampling = 
     return View(title, f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}")
 
 
-def _log(run: RunFolder) -> list[dict[str, Any]]:
+def read_log(run: RunFolder) -> list[dict[str, Any]]:
     """The lines of the log that can be read."""
     entries = []
     if run.log_path.is_file():
-        for line in run.log_path.read_text().splitlines():
+        for line in run.log_path.read_text(errors="replace").splitlines():
             try:
                 entry = json.loads(line)
             except ValueError:  # cut off by a kill
@@ -226,7 +226,7 @@ def _log(run: RunFolder) -> list[dict[str, Any]]:
     return entries
 
 
-def _charts(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def charts_of(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Titles and curves: the losses of each phase, and the metrics of the images that the monitor draws."""
     background = max((entry["seconds"] for entry in entries if entry["phase"] == "background"), default=0.0)
 
