@@ -110,3 +110,15 @@ def test_commands_that_need_layers_say_so(
 ) -> None:
     assert main.run(command.format(run=run, pictures=pictures).split()) == 2
     assert "has no network of layers" in capsys.readouterr().err
+
+
+def test_pictures_without_objects(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = tmp_path / "empty.png"
+    Image.fromarray(tank(30, size=(192, 256), things=5)[2]).save(empty)
+    assert main.run(f"fit {pictures} --out {tmp_path}/run --dry-run --empty {empty}".split()) == 0
+    assert "1 pictures without objects" in capsys.readouterr().out
+    Image.new("RGB", (64, 64)).save(empty)
+    assert main.run(f"fit {pictures} --out {tmp_path}/run --dry-run --empty {empty}".split()) == 2
+    assert "are not of 192 x 256" in capsys.readouterr().err
+    assert main.run(f"fit {pictures} --out {tmp_path}/run --dry-run --scene.background given".split()) == 2
+    assert "--empty" in capsys.readouterr().err

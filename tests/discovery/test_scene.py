@@ -204,6 +204,17 @@ def test_the_background_is_chosen(values: dict[str, bool], kind: str) -> None:
     assert 3 < seen.count < 7
 
 
+def test_what_is_never_absent_is_found_against_pictures_without_it() -> None:
+    pictures, _, ground = tank(20, light=0.05)
+    pictures[:, 40:52, 60:72] = (200, 40, 40)
+    seen = survey_scene(list(pictures), SceneConfig(), [ground])
+    assert seen.kind == "given"
+    for empty, found in (([ground], True), ([], False)):
+        scene = fixed_background(list(pictures), block=64, empty=empty)
+        regions = find_regions(pictures[0], scene.of(pictures[0]), scene, CONFIG)
+        assert region_map(regions, pictures.shape[1:3])[40:52, 60:72].all() == found
+
+
 def test_places_that_have_nothing_in_common_have_no_background() -> None:
     pictures = np.stack([tank(1, seed=seed)[0][0] for seed in range(12)])
     pictures = np.clip(128 + 4 * (pictures.astype(float) - 128), 0, 255).astype(np.uint8)

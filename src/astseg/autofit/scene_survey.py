@@ -33,6 +33,9 @@ PIXELS, ENOUGH = 4e7, (15, 80)
 FIRST_BLOCK = 96.0
 """Side of the blocks of equal light before the size of objects is known, in pixels."""
 
+PLENTY = 1.5e5
+"""Pixels below which a smaller scale saves no time worth mentioning."""
+
 NOISIEST = 0.04
 """There is no fixed background where the typical pixel is further from it, in [0, 1]."""
 
@@ -65,20 +68,26 @@ class SceneSurvey:
     scale: float
 
 
-def survey_scene(pictures: Sequence[NDArray[np.uint8]], config: SceneConfig) -> SceneSurvey:
+def survey_scene(
+    pictures: Sequence[NDArray[np.uint8]], config: SceneConfig, empty: Sequence[NDArray[np.uint8]] = ()
+) -> SceneSurvey:
     """Look at some pictures.
 
     Args:
         pictures: N of H x W x 3, of one size.
         config: The thresholds, and the background where the user names one.
+        empty: Pictures of that size without objects: the background is theirs.
     """
     height, width = pictures[0].shape[:2]
     scale = min(1.0, (LARGEST / (height * width)) ** 0.5)
     small = [reduced(one, scaled_size((height, width), scale)) for one in pictures]
-    fixed, smooth = (background_of(kind, small, FIRST_BLOCK) for kind in ("fixed", "smooth"))
+    without = [reduced(one, scaled_size((height, width), scale)) for one in empty]
+    fixed, smooth = (background_of(kind, small, FIRST_BLOCK, without) for kind in ("fixed", "smooth"))
     seen_fixed, seen_smooth = (_seen(small, one, config) for one in (fixed, smooth))
     kind, reason = config.background, "as you say"
-    if kind == "none":
+    if empty:
+        kind, reason = "given", f"{len(empty)} pictures without objects"
+    elif kind == "none":
         kind, reason = _kind(small, fixed, smooth, seen_fixed, seen_smooth, config)
     if kind == "none":
         return SceneSurvey("none", reason, None, 0.0, 1.0)
@@ -87,7 +96,8 @@ def survey_scene(pictures: Sequence[NDArray[np.uint8]], config: SceneConfig) -> 
         return SceneSurvey(kind, reason, None, len(sure) / len(small), 1.0)
     widths = np.sqrt([one.area for one in sure]) / scale
     sizes = Sizes(float(np.median(widths)), float(np.percentile(widths, 10)))
-    working = min(1.0, max(config.object_width / sizes.width, config.narrow_width / sizes.narrow))
+    needed = max(config.object_width / sizes.width, config.narrow_width / sizes.narrow)
+    working = min(1.0, max(needed, (PLENTY / (height * width)) ** 0.5))
     return SceneSurvey(kind, reason, sizes, len(sure) / len(small), round(working, 3))
 
 
@@ -96,6 +106,7 @@ def scene_from(
     pictures: Sequence[NDArray[np.uint8]],
     config: SceneConfig,
     full: Sequence[NDArray[np.uint8]],
+    empty: Sequence[NDArray[np.uint8]] = (),
 ) -> SceneModel:
     """The scene of pictures, without a finder yet.
 
@@ -104,15 +115,17 @@ def scene_from(
         pictures: N of h x w x 3, at the working scale.
         config: The settings.
         full: Some of them at their own resolution, H x W x 3.
+        empty: Pictures at their own resolution without objects.
     """
     assert seen.sizes is not None
     sizes = Sizes(seen.sizes.width * seen.scale, seen.sizes.narrow * seen.scale)
     block = max(64.0, config.block * sizes.width)
-    background = background_of(seen.kind, pictures, block)
+    without = [reduced(one, pictures[0].shape[:2]) for one in empty]
+    background = background_of(seen.kind, pictures, block, without)
     config = replace(config, background=seen.kind, working_scale=seen.scale)
     template = None
     if seen.kind != "smooth" and seen.scale < 1:
-        template = _full_template(full)
+        template = _full_template(empty or full)
     return SceneModel(background, None, sizes, full[0].shape[:2], config, template)
 
 
@@ -129,11 +142,15 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return height, width
 
 
-def background_of(kind: str, pictures: Sequence[NDArray[np.uint8]], block: float) -> SceneBackground:
-    """The background of pictures."""
+def background_of(
+    kind: str, pictures: Sequence[NDArray[np.uint8]], block: float, empty: Sequence[NDArray[np.uint8]] = ()
+) -> SceneBackground:
+    """The background of pictures; of ``fixed`` and ``given`` ones, that of the empty ones where there are some."""
     most = int(np.clip(PIXELS / (pictures[0].shape[0] * pictures[0].shape[1]), *ENOUGH))
     some = [pictures[k] for k in evenly_spaced(min(most, len(pictures)), len(pictures))]
-    return smooth_background(some, block=block) if kind == "smooth" else fixed_background(some, block=block)
+    if kind == "smooth":
+        return smooth_background(some, block=block)
+    return fixed_background(some, block=block, empty=empty)
 
 
 @dataclass(frozen=True)

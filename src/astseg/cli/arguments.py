@@ -125,6 +125,7 @@ class Fit(Train):
     """
 
     dry_run: bool = option(False, "Print the plan alone.")
+    empty: Path | None = option(None, "Pictures of the same place without objects: the background is theirs.")
     given: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

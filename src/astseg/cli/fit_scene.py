@@ -18,7 +18,7 @@ from rich.table import Table
 from astseg.autofit.scene_survey import LOOKED_AT, SceneSurvey, scaled_size, scene_from, survey_scene
 from astseg.autofit.survey import SIDE
 from astseg.config import Config
-from astseg.data import SceneSource, select
+from astseg.data import SceneSource, open_source, select
 from astseg.data.formats.png import save_label_png, save_picture
 from astseg.data.open import evenly_spaced
 from astseg.data.resize import reduced
@@ -80,21 +80,27 @@ class SceneLook:
         full: At their own resolution, H x W x 3.
         seen: What was seen.
         begin: When the look began, by :func:`time.monotonic`.
+        empty: Pictures without objects, of that size.
     """
 
     full: Sequence[NDArray[np.uint8]]
     seen: SceneSurvey
     begin: float
+    empty: Sequence[NDArray[np.uint8]] = ()
 
 
 def look_in_full(command: Fit, source: SceneSource, config: Config) -> SceneLook | None:
     """Look at pictures in full; None where the whole picture can be seen at the size of the model, as it is then.
 
     Raises:
-        UserError: A background that is named does not explain the pictures.
+        UserError: No objects stand out from a background that is named, or pictures without objects are of another
+            size.
     """
-    named = config.scene.background != "none"
-    if source.benchmark is not None or any(name.split(".")[0] == "model" for name in command.given):
+    named = config.scene.background != "none" or command.empty is not None
+    if config.scene.background == "given" and command.empty is None:
+        raise UserError("scene.background is 'given', but no picture without objects is named: add --empty PICTURES")
+    asked_for_layers = any(name.split(".")[0] == "model" for name in command.given)
+    if not named and (source.benchmark is not None or asked_for_layers):
         return None
     begin = time.monotonic()
     indices = select(source, command.split)
@@ -103,14 +109,15 @@ def look_in_full(command: Fit, source: SceneSource, config: Config) -> SceneLook
         return None
     usual = max({one.shape for one in full}, key=[one.shape for one in full].count)
     full = [one for one in full if one.shape == usual]
-    seen = survey_scene(full, config.scene)
+    empty = _empty(command, usual)
+    seen = survey_scene(full, config.scene, empty)
     if seen.sizes is None:
         if named:
             raise UserError(f"no objects stand out from a {seen.kind} background in {len(full)} pictures looked at")
         return None
     if not named and not _is_small(seen.sizes, SIDE / min(usual[:2])):
         return None
-    return SceneLook(full, seen, begin)
+    return SceneLook(full, seen, begin, empty)
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,22 @@ class ScenePlan:
     seen: SceneSurvey
 
 
+def _empty(command: Fit, shape: tuple[int, ...]) -> list[NDArray[np.uint8]]:
+    """Pictures without objects.
+
+    Raises:
+        UserError: None can be read, or some are of another size.
+    """
+    if command.empty is None:
+        return []
+    source = open_source(command.empty)
+    empty = list(_read(source, evenly_spaced(min(LOOKED_AT, len(source)), len(source))))
+    if not empty or any(one.shape != shape for one in empty):
+        sizes = ", ".join(sorted({f"{one.shape[0]} x {one.shape[1]}" for one in empty})) or "none can be read"
+        raise UserError(f"pictures in '{command.empty}' are not of {shape[0]} x {shape[1]} as the others are: {sizes}")
+    return empty
+
+
 def _is_small(sizes: Sizes, factor: float) -> bool:
     """Whether too little is left of objects once pictures are reduced by a factor."""
     median, narrowest = NARROW
@@ -141,7 +164,7 @@ def plan_scene(command: Fit, source: SceneSource, look: SceneLook, console: Cons
     given = "scene.working_scale" in command.given
     seen = replace(look.seen, scale=command.settings.scene.working_scale) if given else look.seen
     pictures = _pictures(source, command, look.full[0].shape, seen.scale)
-    scene = scene_from(seen, pictures, command.settings.scene, look.full)
+    scene = scene_from(seen, pictures, command.settings.scene, look.full, look.empty)
     material = first_regions(scene, pictures)
     pace = seconds_a_step(scene, material)
     minutes = command.minutes or MINUTES

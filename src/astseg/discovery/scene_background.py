@@ -40,6 +40,9 @@ NOISE_FLOOR = 1 / 255
 QUANTILE, NORMAL_QUANTILE = 0.35, 0.454
 """Quantile of absolute errors by which noise is measured, and what it is of a normal distribution of deviation 1."""
 
+UNEVEN = 3.0
+"""Largest expected error of a given background, in median ones."""
+
 PLAIN_QUANTILES = (QUANTILE, NORMAL_QUANTILE), (0.8, 1.282)
 """Of a plain ground both are looked at, since there is nothing but noise, and one number holds for all of it."""
 
@@ -127,7 +130,7 @@ class SceneBackground:
 
 
 def fixed_background(
-    pictures: Sequence[NDArray[np.uint8]], *, block: float, empty: Sequence[NDArray[np.uint8]] | None = None
+    pictures: Sequence[NDArray[np.uint8]], *, block: float, empty: Sequence[NDArray[np.uint8]] = ()
 ) -> SceneBackground:
     """The background of a camera that does not move.
 
@@ -142,6 +145,8 @@ def fixed_background(
     template = np.median(np.stack([one / _gain(one, template, block) for one in shown]), axis=0).astype(np.float32)
     noise = _noise([_smoothed(one - template * _gain(one, template, block)) for one in map(_floats, pictures)])
     template = np.clip(template, 0, 1)
+    if empty:  # what is never absent differs from it in every picture, and is no noise
+        noise = np.minimum(noise, UNEVEN * np.median(noise))
     return SceneBackground("given" if empty else "fixed", template, noise, block, _levels(pictures, template, noise))
 
 
