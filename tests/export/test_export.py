@@ -24,6 +24,7 @@ from astseg.errors import UserError
 from astseg.export import export
 from astseg.export.polygons import bridged, parts_of
 from astseg.inference.prediction import ObjectPrediction
+from astseg.inference.writers.read_ahead import Picture
 from astseg.inference.writers.tables import Tables
 
 H, W = 60, 83
@@ -60,11 +61,12 @@ def segmented(tmp_path: Path) -> Path:
     with Tables(out, appearance_size=3) as tables:
         for name, labels in label_maps().items():
             (pictures / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.full((H, W, 3), 90, np.uint8)).save(pictures / name)
+            picture = Image.fromarray(np.full((H, W, 3), 90, np.uint8))
+            picture.save(pictures / name)
             ids = [int(label) for label in np.unique(labels) if label]
             save_label_png(labels, out / "masks" / f"{NAMES[name]}.png")
             objects = [(label, found(labels, label, order)) for order, label in enumerate(ids)]
-            tables.add(name, f"masks/{NAMES[name]}.png", labels, objects)
+            tables.add(Picture(tables.images, name, NAMES[name], np.asarray(picture)), labels, objects)
     about = {"input": [str(pictures)], "root": str(pictures), "kind": "pictures", "results": list(NAMES.values())}
     (out / "segment.json").write_text(json.dumps(about))
     return out
