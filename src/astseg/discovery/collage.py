@@ -8,7 +8,7 @@ larger or smaller: so the finder sees what hides what, and it is known.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -33,6 +33,9 @@ IGNORED = 3
 CROWD = 2.0, 8.0
 """Fewest and most objects in the mean training picture; twice as many as there are in pictures."""
 
+SEEN = 0.85
+"""Fraction of the training pictures that show a place where objects are seen."""
+
 TOUCHING = 0.4
 """Fraction of the objects that are pasted beside or over the one before."""
 
@@ -41,6 +44,14 @@ FAINT = 0.3
 
 ANYWHERE = 0.15
 """Fraction of them that are pasted at another height, also across the border."""
+
+
+class _Pasted(NamedTuple):
+    """The middle of a cut-out in the window, and the square root of its box's area."""
+
+    row: float
+    column: float
+    side: float
 
 
 class Collage:
@@ -75,39 +86,41 @@ class Collage:
 
     def sample(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """A training picture: input h x w x 9, targets h x w x 4 as the finder gives them, weights h x w in {0, 1}."""
-        rng = self.rng
-        (height, width), (tall, wide) = self.full, self.size
+        window = self._window()
+        colours, background, counts = self._base(window)
+        labels = np.zeros(self.size, np.int32)
+        last: _Pasted | None = None
+        for number in range(1, 1 + int(self.rng.poisson(self.crowd))):
+            cutout = self._drawn(window[0].start + self.size[0] / 2, self.size[0])
+            last = self._place(cutout, window[0].start, last)
+            _paste(cutout, colours, labels, number, last, self.rng)
+        light = self.rng.uniform(0.9, 1.1)
+        picture = np.round(np.clip(colours * light, 0, 1) * 255).astype(np.uint8)
+        inputs = finder_input(picture, (background * light).astype(np.float32), self.scene, window)
+        return inputs, _targets(labels, self.reach), (counts | (labels > 0)).astype(np.float32)
+
+    def _window(self) -> tuple[slice, slice]:
+        """Which part of the pictures is shown, mostly one where objects are seen."""
+        rng, (height, width), (tall, wide) = self.rng, self.full, self.size
         top, left = int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1))
-        if rng.random() < 0.85:  # where objects are seen
+        if rng.random() < SEEN:
             seen = self.cutouts[rng.choice(len(self.cutouts), p=self.weights)]
             top = int(np.clip(seen.row - rng.uniform(0.1, 0.9) * tall, 0, height - tall))
             left = int(np.clip(seen.column - rng.uniform(0.1, 0.9) * wide, 0, width - wide))
-        window = slice(top, top + tall), slice(left, left + wide)
-        colours, background, counts = self._base(window)
-        labels = np.zeros(self.size, np.int32)
-        last: tuple[float, float, float] | None = None
-        for number in range(1, 1 + int(rng.poisson(self.crowd))):
-            cutout = self._drawn(top + tall / 2, tall)
-            height_, width_ = cutout.mask.shape
-            if last is not None and rng.random() < TOUCHING:
-                reach = 0.5 * (last[2] + (height_ * width_) ** 0.5)
-                angle = rng.uniform(0, 2 * np.pi)
-                distance = rng.uniform(0.4, 1.1) * reach
-                row, column = last[0] + distance * np.sin(angle), last[1] + distance * np.cos(angle)
-            else:
-                row = cutout.row - top + rng.normal(0, 0.05 * height)
-                if rng.random() < ANYWHERE or not -height_ / 2 < row < tall + height_ / 2:
-                    row = rng.uniform(-0.3 * height_, tall + 0.3 * height_)
-                column = rng.uniform(-0.3 * width_, wide + 0.3 * width_)
-            _paste(cutout, colours, labels, number, row, column, rng)
-            last = row, column, (height_ * width_) ** 0.5
-        light = rng.uniform(0.9, 1.1)
-        image = np.clip(colours * light, 0, 1)
-        picture = np.round(image * 255).astype(np.uint8)
-        seen_background = background * light
-        inputs = finder_input(picture, seen_background.astype(np.float32), self.scene, window)
-        counts = counts | (labels > 0)
-        return inputs, _targets(labels, self.reach), counts.astype(np.float32)
+        return slice(top, top + tall), slice(left, left + wide)
+
+    def _place(self, cutout: CutOut, top: int, last: _Pasted | None) -> _Pasted:
+        """Where a cut-out is pasted in a window that begins at row ``top``."""
+        rng, (tall, wide) = self.rng, self.size
+        height, width = cutout.mask.shape
+        side = (height * width) ** 0.5
+        if last is not None and rng.random() < TOUCHING:
+            angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.55) * (last.side + side)
+            return _Pasted(last.row + distance * np.sin(angle), last.column + distance * np.cos(angle), side)
+        row = cutout.row - top + rng.normal(0, 0.05 * self.full[0])
+        if rng.random() < ANYWHERE or not -height / 2 < row < tall + height / 2:
+            row = rng.uniform(-0.3 * height, tall + 0.3 * height)
+        return _Pasted(row, rng.uniform(-0.3 * width, wide + 0.3 * width), side)
 
     def _base(self, window: tuple[slice, slice]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
         """Colours and background of an empty scene, and the pixels that count."""
@@ -138,8 +151,7 @@ def _paste(
     colours: NDArray[np.float32],
     labels: NDArray[np.int32],
     number: int,
-    row: float,
-    column: float,
+    where: _Pasted,
     rng: np.random.Generator,
 ) -> None:
     """Draw a cut-out with its middle at a place, lighter or darker, mirrored or not."""
@@ -147,7 +159,7 @@ def _paste(
     if rng.random() < 0.5:
         source, off, mask = source[:, ::-1], off[:, ::-1], mask[:, ::-1]
     tall, wide = mask.shape
-    top, left = round(row - tall / 2), round(column - wide / 2)
+    top, left = round(where.row - tall / 2), round(where.column - wide / 2)
     rows = slice(max(0, top), min(labels.shape[0], top + tall))
     columns = slice(max(0, left), min(labels.shape[1], left + wide))
     if rows.stop <= rows.start or columns.stop <= columns.start:

@@ -101,7 +101,6 @@ class _Candidate:
     """A region that may be an object."""
 
     region: Region
-    frame: int
     cutout: CutOut
     shadow: NDArray[np.float32]
     inner: tuple[slice, slice]
@@ -116,13 +115,13 @@ def first_regions(scene: SceneModel, pictures: Sequence[NDArray[np.uint8]]) -> M
     """
     config, smallest = scene.config, scene.sizes.smallest
     candidates, lights, found = [], [], []
-    for number, picture in enumerate(pictures):
+    for picture in pictures:
         background = scene.background.of(picture)
         regions = find_regions(picture, background, scene.background, config, smallest=0.5 * smallest)
         labels = region_map(regions, background.shape[:2])
         for name, region in enumerate(regions, start=1):
             if region.whole and region.area >= smallest and region.strength > config.strength:
-                candidates.append(_candidate(picture, background, region, labels, name, number))
+                candidates.append(_candidate(picture, background, region, labels, name))
         lights.append(scene.background.light_of(picture))
         found.append(regions)
     sure = {id(one) for one in strong_regions([one.region for one in candidates], config)}
@@ -144,7 +143,6 @@ def _candidate(
     region: Region,
     labels: NDArray[np.int32],
     name: int,
-    frame: int,
 ) -> _Candidate:
     """A region, cut out."""
     window = _grown(region.window, labels.shape)
@@ -154,7 +152,7 @@ def _candidate(
         for part, around in zip(region.window, window, strict=True)
     )
     colours = picture[region.window].astype(np.float32) / np.float32(255)
-    return _Candidate(region, frame, cutout, shadow_ratio(colours, background[region.window]), (inner[0], inner[1]))
+    return _Candidate(region, cutout, shadow_ratio(colours, background[region.window]), (inner[0], inner[1]))
 
 
 def _without_shadow(one: _Candidate, place: ShadowPlace) -> CutOut:

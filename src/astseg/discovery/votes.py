@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,7 @@ LEAST_VOTES = 0.25
 """Fraction of the pixels of the smallest object that meet at a centre, at least."""
 
 
+@dataclass(frozen=True)
 class Found:
     """Objects of a picture.
 
@@ -31,9 +33,8 @@ class Found:
         scores: N, in [0, 1].
     """
 
-    def __init__(self, labels: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
-        """Take both."""
-        self.labels, self.scores = labels, scores
+    labels: NDArray[np.int32]
+    scores: NDArray[np.float32]
 
 
 def objects_from(maps: NDArray[np.float32], *, reach: float, smallest: float, threshold: float = 0.5) -> Found:
