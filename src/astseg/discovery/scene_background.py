@@ -27,7 +27,7 @@ from scipy import ndimage
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["OFFSET", "SceneBackground", "fixed_background", "resized", "smooth_background"]
+__all__ = ["SceneBackground", "fixed_background", "resized", "smooth_background"]
 
 SIGNS = {"darker": -1.0, "brighter": 1.0}
 
@@ -109,6 +109,21 @@ class SceneBackground:
         """
         values = _between(light, size, window, onward=self.kind != "smooth")
         return values if self.kind == "smooth" else self.template[window] * values
+
+    def drawn_from(
+        self, template: NDArray[np.uint8] | None, light: NDArray[np.float32], size: tuple[int, int]
+    ) -> NDArray[np.float32]:
+        """The background of a picture at another size (H, W): H x W x 3, about [0, 1].
+
+        Args:
+            template: H x W x 3, of a fixed background at that size; None: its own, enlarged.
+            light: Of the picture (:meth:`light_of`).
+            size: (H, W).
+        """
+        values = _between(light, size, WHOLE, onward=self.kind != "smooth")
+        if self.kind == "smooth":
+            return values
+        return values * (resized(self.template, size) if template is None else _floats(template))
 
     def difference(self, picture: NDArray[np.uint8], background: NDArray[np.float32]) -> NDArray[np.float32]:
         """How many expected errors each pixel is off: H x W x 3, signed, smoothed.

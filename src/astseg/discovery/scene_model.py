@@ -11,7 +11,6 @@ from scipy import ndimage
 
 from astseg.discovery.finder import STRIDE, Finder, finder_input
 from astseg.discovery.regions import find_regions, region_map
-from astseg.discovery.scene_background import OFFSET, resized
 from astseg.discovery.votes import Found, objects_from
 from astseg.errors import UserError
 
@@ -88,17 +87,20 @@ class SceneModel:
             )
         return self.background.size
 
-    def at_full_size(self, background: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-        """The background of a picture at its own size (H, W), from that at the working scale: H x W x 3 in [0, 1].
+    def at_full_size(self, light: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:
+        """The background of a picture at its own size, H x W x 3.
 
-        A fixed one is as sharp as the pictures: its template in the light that the working scale shows.
+        A fixed one is as sharp as the pictures: their template in the picture's light.
+
+        Args:
+            light: Of the picture at the working scale (:meth:`SceneBackground.light_of`).
+            size: (H, W).
         """
-        if self.full_template is None or self.full_template.shape[:2] != size:
-            return resized(background, size)
-        light = resized((background + OFFSET) / (self.background.template + OFFSET), size)
-        template = self.full_template.astype(np.float32) / np.float32(255)
-        full: NDArray[np.float32] = np.clip((template + OFFSET) * light - OFFSET, 0, 1)
-        return full
+        template = self.full_template
+        if template is not None and template.shape[:2] != size:
+            template = None
+        levels = self.background.drawn_from(template, light, size)
+        return np.clip(np.round(levels * 255), 0, 255).astype(np.uint8)
 
     def find(self, picture: NDArray[np.uint8], background: NDArray[np.float32]) -> Found:
         """The objects of a picture at the working scale: regions that differ, until a finder has learned.

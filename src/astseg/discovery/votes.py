@@ -46,18 +46,42 @@ def objects_from(maps: NDArray[np.float32], *, reach: float, smallest: float, th
         smallest: Area of the smallest object, in pixels.
         threshold: Probability from which on a pixel belongs to an object.
     """
-    probability = maps[0]
-    foreground = probability > threshold
+    foreground = maps[0] > threshold
+    labels = np.zeros(foreground.shape, np.int32)
+    # What lies further apart than votes reach is looked at by itself, so that the time goes with what there is.
+    near, _ = ndimage.label(ndimage.maximum_filter(foreground, size=2 * round(reach) + 1))
+    for number, window in enumerate(ndimage.find_objects(near), start=1):
+        inside = foreground[window] & (near[window] == number)
+        grouped = _grouped(maps[(slice(None), *window)], inside, reach=reach, smallest=smallest)
+        labels[window][grouped > 0] = grouped[grouped > 0] + labels.max()
+    return _kept(labels, maps[0], smallest)
+
+
+def _grouped(
+    maps: NDArray[np.float32], foreground: NDArray[np.bool_], *, reach: float, smallest: float
+) -> NDArray[np.int32]:
+    """Pixels of the foreground, h x w, by the centre that their votes are nearest to; 0 where there is none."""
     labels = np.zeros(foreground.shape, np.int32)
     rows, columns = np.nonzero(foreground)
-    if not len(rows):
-        return Found(labels, np.zeros(0, np.float32))
     height, width = foreground.shape
     x = np.clip(columns + maps[1, rows, columns] * reach, 0, width - 1)
     y = np.clip(rows + maps[2, rows, columns] * reach, 0, height - 1)
-    size = np.exp(np.clip(maps[3, rows, columns], -4, 4)) * reach
-    votes = np.zeros(foreground.shape, np.float32)
-    sizes = np.zeros(foreground.shape, np.float32)
+    centres = _centres(x, y, np.exp(np.clip(maps[3, rows, columns], -4, 4)) * reach, foreground.shape, reach, smallest)
+    if len(centres):
+        labels[rows, columns] = 1 + cKDTree(centres).query(np.stack([y, x], axis=1))[1]
+    return labels
+
+
+def _centres(
+    x: NDArray[np.float32],
+    y: NDArray[np.float32],
+    size: NDArray[np.float32],
+    shape: tuple[int, ...],
+    reach: float,
+    smallest: float,
+) -> NDArray[np.intp]:
+    """Where votes meet, N x 2, rows and columns: peaks of their density, no two nearer than their objects allow."""
+    votes, sizes = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     place = y.round().astype(int), x.round().astype(int)
     np.add.at(votes, place, 1)
     np.add.at(sizes, place, size)
@@ -65,19 +89,14 @@ def objects_from(maps: NDArray[np.float32], *, reach: float, smallest: float, th
     votes, sizes = (ndimage.gaussian_filter(one, sigma) for one in (votes, sizes))
     least = LEAST_VOTES * smallest / (2 * np.pi * sigma**2) / 2
     peaks = np.argwhere((votes == ndimage.maximum_filter(votes, size=2 * round(sigma) + 1)) & (votes > least))
-    if not len(peaks):
-        return Found(labels, np.zeros(0, np.float32))
     strength = votes[tuple(peaks.T)]
-    typical = sizes[tuple(peaks.T)] / strength
-    centres: list[int] = []
+    typical = sizes[tuple(peaks.T)] / np.maximum(strength, 1e-6)
+    kept: list[int] = []
     for peak in np.argsort(-strength, kind="stable"):
-        if all(
-            np.hypot(*(peaks[peak] - peaks[other])) > APART * min(typical[peak], typical[other]) for other in centres
-        ):
-            centres.append(int(peak))
-    tree = cKDTree(peaks[centres])
-    labels[rows, columns] = 1 + tree.query(np.stack([y, x], axis=1))[1]
-    return _kept(labels, probability, smallest)
+        apart = [np.hypot(*(peaks[peak] - peaks[other])) / min(typical[peak], typical[other]) for other in kept]
+        if all(one > APART for one in apart):
+            kept.append(int(peak))
+    return peaks[kept]
 
 
 def _kept(labels: NDArray[np.int32], probability: NDArray[np.float32], smallest: float) -> Found:

@@ -84,9 +84,10 @@ class SceneSegmenter(Segmenter):
         size = picture.shape[0], picture.shape[1]
         working = self.scene.working_size(size)
         small = reduced(picture, working)
-        background = self.scene.background.of(small)
-        found = self.scene.find(small, background)
-        full = np.round(self.scene.at_full_size(background, size) * 255).astype(np.uint8)
+        light = self.scene.background.light_of(small)
+        whole = slice(0, working[0]), slice(0, working[1])
+        found = self.scene.find(small, self.scene.background.drawn(light, working, whole))
+        full = self.scene.at_full_size(light, size)
         labels = self._outlined(picture, found.labels, full)
         objects, labels = self._objects(picture, labels, found.scores, working[0] / size[0])
         inside = labels > 0
