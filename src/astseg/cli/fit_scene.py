@@ -109,6 +109,8 @@ def look_in_full(command: Fit, source: SceneSource, config: Config) -> SceneLook
         return None
     usual = max({one.shape for one in full}, key=[one.shape for one in full].count)
     full = [one for one in full if one.shape == usual]
+    if not named and min(usual[:2]) <= LARGER * SIDE:
+        return None
     empty = _empty(command, usual)
     seen = survey_scene(full, config.scene, empty)
     if seen.sizes is None:
@@ -156,7 +158,7 @@ def _empty(command: Fit, shape: tuple[int, ...]) -> list[NDArray[np.uint8]]:
 def _is_small(sizes: Sizes, factor: float) -> bool:
     """Whether too little is left of objects once pictures are reduced by a factor."""
     median, narrowest = NARROW
-    return factor * LARGER < 1 and (sizes.width * factor < median or sizes.narrow * factor < narrowest)
+    return sizes.width * factor < median or sizes.narrow * factor < narrowest
 
 
 def plan_scene(command: Fit, source: SceneSource, look: SceneLook, console: Console) -> ScenePlan:
