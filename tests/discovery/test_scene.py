@@ -166,6 +166,7 @@ def test_tiles_decide_as_the_whole_picture_does() -> None:
 def test_a_scene_is_stored_whole(tmp_path: Path, scene_and_pictures: tuple[SceneModel, np.ndarray, np.ndarray]) -> None:
     scene, pictures, _ = scene_and_pictures
     scene = replace(scene, finder=Finder(width=16, reach=scene.sizes.width).eval(), full_template=pictures[0])
+    scene = replace(scene, sizes=replace(scene.sizes, mask=50.0))
     save_scene(tmp_path, scene)
     again = load_scene(tmp_path, scene.config)
     assert again.sizes == scene.sizes and again.picture_size == scene.picture_size

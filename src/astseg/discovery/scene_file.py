@@ -29,7 +29,7 @@ def save_scene(run: Path, scene: SceneModel) -> None:
         UserError: It cannot be written there.
     """
     background, sizes = scene.background, scene.sizes
-    numbers = (background.block, *background.levels, sizes.width, sizes.narrow, *scene.picture_size)
+    numbers = (background.block, *background.levels, sizes.width, sizes.narrow, sizes.mask, *scene.picture_size)
     tensors = {
         "template": torch.from_numpy(background.template),
         "noise": torch.from_numpy(background.noise),
@@ -55,7 +55,7 @@ def load_scene(run: Path, config: SceneConfig) -> SceneModel:
     file = run / SCENE_FILE
     try:
         tensors = load_tensors(file)
-        block, middle, spread, width, narrow, height, breadth = tensors["numbers"].tolist()
+        block, middle, spread, width, narrow, mask, height, breadth = tensors["numbers"].tolist()
         background = SceneBackground(
             config.background, tensors["template"].numpy(), tensors["noise"].numpy(), block, (middle, spread)
         )
@@ -74,7 +74,7 @@ def load_scene(run: Path, config: SceneConfig) -> SceneModel:
     return SceneModel(
         background,
         finder,
-        Sizes(width, narrow),
+        Sizes(width, narrow, mask),
         (int(height), int(breadth)),
         config,
         None if full is None else full.numpy(),

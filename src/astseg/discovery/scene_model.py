@@ -39,15 +39,22 @@ class Sizes:
     Attributes:
         width: Of the median object: the square root of its area.
         narrow: Of the narrowest tenth.
+        mask: Area of the smallest tenth without their blurred rims, as the finder draws them; 0: not known yet.
     """
 
     width: float
     narrow: float
+    mask: float = 0.0
 
     @property
     def smallest(self) -> float:
-        """Area below which nothing is an object."""
+        """Area below which a region that differs is no object."""
         return max(8.0, 0.35 * self.narrow**2)
+
+    @property
+    def smallest_mask(self) -> float:
+        """The same of what a finder finds, whose outlines are tight."""
+        return max(8.0, 0.5 * self.mask) if self.mask else self.smallest
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,9 @@ class SceneModel:
             )
             return Found(region_map(regions, picture.shape[:2]), scores)
         maps = self.maps(picture, background)
-        return objects_from(maps, reach=self.sizes.width, smallest=self.sizes.smallest, threshold=self.config.threshold)
+        return objects_from(
+            maps, reach=self.sizes.width, smallest=self.sizes.smallest_mask, threshold=self.config.threshold
+        )
 
     @torch.no_grad()
     def maps(self, picture: NDArray[np.uint8], background: NDArray[np.float32]) -> NDArray[np.float32]:

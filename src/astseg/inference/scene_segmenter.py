@@ -110,7 +110,7 @@ class SceneSegmenter(Segmenter):
     ) -> tuple[tuple[ObjectPrediction, ...], NDArray[np.int32]]:
         """The objects that are sure and large enough, the lowest first, and the label map of these alone."""
         config = self.scene.config
-        smallest = config.smallest or self.scene.sizes.smallest / scale**2
+        smallest = config.smallest or self.scene.sizes.smallest_mask / scale**2
         largest = config.largest or np.inf
         kept: list[ObjectPrediction] = []
         numbers = np.zeros(len(scores) + 1, np.int32)

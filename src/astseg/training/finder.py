@@ -66,6 +66,8 @@ def learn_finder(
             f"{len(material.cutouts)} objects stand out from the background in {len(pictures)} pictures, expected"
             f" {FEWEST_CUTOUTS} at least: give more pictures, or pictures with more objects"
         )
+    areas = [one.area for one in material.cutouts]
+    scene = replace(scene, sizes=replace(scene.sizes, mask=float(np.percentile(areas, 10))))
     torch.manual_seed(seed)
     finder = Finder(width=config.width, reach=scene.sizes.width)
     scene = replace(scene, finder=finder)
