@@ -71,6 +71,17 @@ def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it never came to that")
 
 
+def cells_of(table: Path) -> tuple[list[str], list[float]]:
+    """The cells of a table: words, and numbers."""
+    words, numbers = [], []
+    for cell in table.read_text().replace("\n", ",").split(","):
+        try:
+            numbers.append(float(cell))
+        except ValueError:
+            words.append(cell)
+    return words, numbers
+
+
 def test_a_stream_gives_what_its_file_gives(
     server: str, spread_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,7 +89,9 @@ def test_a_stream_gives_what_its_file_gives(
     for given, name in ((address, "stream"), (str(tmp_path / "served" / "a.mp4"), "file")):
         assert main.run(["segment", str(spread_run), given, "--out", str(tmp_path / name)]) == 0
     for file in ("objects.csv", "counts.csv", "mot.txt"):
-        assert (tmp_path / "stream" / file).read_text() == (tmp_path / "file" / file).read_text()
+        (words, numbers), (same_words, same_numbers) = (cells_of(tmp_path / name / file) for name in ("stream", "file"))
+        assert words == same_words
+        assert numbers == pytest.approx(same_numbers, rel=1e-3, abs=1e-3)  # batches differ, and with them last digits
     assert len(counted(tmp_path / "stream")) == COUNT
     with av.open(str(tmp_path / "stream" / "videos" / "a.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == COUNT
