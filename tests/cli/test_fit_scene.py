@@ -104,6 +104,14 @@ def test_pictures_of_other_proportions_and_modes_are_refused(run: Path) -> None:
         segmenter.predict(np.zeros((192, 256, 3), np.uint8), resize="crop")
 
 
+def test_a_mode_of_resizing_is_refused_before_anything_is_written(
+    run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(f"segment {run} {pictures} --out {tmp_path}/masks --resize crop".split()) == 2
+    assert "sees pictures whole" in capsys.readouterr().err
+    assert not (tmp_path / "masks").exists()
+
+
 @pytest.mark.parametrize("command", ["evaluate {run} {pictures}", "health {run}", "report {run}", "serve {run}"])
 def test_commands_that_need_layers_say_so(
     command: str, run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]

@@ -114,6 +114,12 @@ def test_cutouts_hold_whole_objects(scene_and_pictures: tuple[SceneModel, np.nda
     assert np.mean(taken[labels > 0]) > 0.9
 
 
+def test_pictures_without_objects_are_refused_before_anything_is_learned() -> None:
+    pictures, _, _ = tank(20, size=(96, 128), things=0)
+    with pytest.raises(UserError, match="0 objects stand out from the background in 20 pictures"):
+        first_regions(scene_of(pictures), list(pictures))
+
+
 def test_training_pictures_and_what_is_known_of_them(
     scene_and_pictures: tuple[SceneModel, np.ndarray, np.ndarray],
 ) -> None:

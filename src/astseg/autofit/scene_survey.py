@@ -82,16 +82,17 @@ def survey_scene(
     scale = min(1.0, (LARGEST / (height * width)) ** 0.5)
     small = [reduced(one, scaled_size((height, width), scale)) for one in pictures]
     without = [reduced(one, scaled_size((height, width), scale)) for one in empty]
-    fixed, smooth = (background_of(kind, small, FIRST_BLOCK, without) for kind in ("fixed", "smooth"))
-    seen_fixed, seen_smooth = (_seen(small, one, config) for one in (fixed, smooth))
-    kind, reason = config.background, "as you say"
     if empty:
         kind, reason = "given", f"{len(empty)} pictures without objects"
-    elif kind == "none":
-        kind, reason = _kind(small, fixed, smooth, seen_fixed, seen_smooth, config)
+        seen = _seen(small, background_of(kind, small, FIRST_BLOCK, without), config)
+    elif config.background != "none":
+        kind, reason = config.background, "as you say"
+        seen = _seen(small, background_of(kind, small, FIRST_BLOCK), config)
+    else:
+        kind, reason, seen = _chosen(small, config)
     if kind == "none":
         return SceneSurvey("none", reason, None, 0.0, 1.0)
-    sure = [one for one in (seen_smooth if kind == "smooth" else seen_fixed).strong(config) if one.whole]
+    sure = [one for one in seen.strong(config) if one.whole]
     if len(sure) < len(small) / 10:
         return SceneSurvey(kind, reason, None, len(sure) / len(small), 1.0)
     widths = np.sqrt([one.area for one in sure]) / scale
@@ -171,6 +172,14 @@ def _seen(pictures: Sequence[NDArray[np.uint8]], scene: SceneBackground, config:
         found.append(regions)
         shares.append(sum(region.area for region in regions) / (picture.shape[0] * picture.shape[1]))
     return _Seen(found, float(np.median(shares)))
+
+
+def _chosen(pictures: Sequence[NDArray[np.uint8]], config: SceneConfig) -> tuple[str, str, _Seen]:
+    """The background that explains the pictures, why, and what was seen by it."""
+    fixed, smooth = (background_of(kind, pictures, FIRST_BLOCK) for kind in ("fixed", "smooth"))
+    seen_fixed, seen_smooth = (_seen(pictures, one, config) for one in (fixed, smooth))
+    kind, reason = _kind(pictures, fixed, smooth, seen_fixed, seen_smooth, config)
+    return kind, reason, seen_smooth if kind == "smooth" else seen_fixed
 
 
 def _kind(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from astseg.data import SceneSource
     from astseg.runs.info import RunInfo
 
-__all__ = ["finish"]
+__all__ = ["finish", "print_next", "write_examples"]
 
 SHOWN = 12
 """Images whose masks are written."""
@@ -47,29 +47,35 @@ def finish(
 ) -> None:
     """Write masks of a few images and the report; print whether it worked and what comes next."""
     preprocess = Preprocess.of_run(pipeline.image_size, info)
-    written = write_examples(Segmenter(pipeline, preprocess), folder, source, command)
+    counts = write_examples(Segmenter(pipeline, preprocess), folder, source, command)
     page, health, findings = make_report(pipeline, few(scenes, EXAMINED), folder.path)
     console.print("")
     print_health(console, health, findings)
-    console.print(f"\nmasks of {written} pictures  {folder.path / 'examples'}")
+    console.print(f"\nmasks of {len(counts)} pictures  {folder.path / 'examples'}")
     console.print(f"report               {page}")
+    print_next(command, console)
+
+
+def print_next(command: Fit, console: Console) -> None:
+    """What to type next."""
     console.print(
         f"next                 astseg segment {quote(str(command.out))} {quote(str(command.data))} --out masks"
     )
 
 
-def write_examples(segmenter: Segmenter, folder: RunFolder, source: SceneSource, command: Fit) -> int:
-    """Masks and overlays of some images, evenly spaced, at their own size; returns how many could be read."""
+def write_examples(segmenter: Segmenter, folder: RunFolder, source: SceneSource, command: Fit) -> list[int]:
+    """Masks and overlays of some images, evenly spaced, at their own size; the number of objects of each."""
     indices = select(source, command.split)
-    written = 0
-    for index in (indices[number] for number in evenly_spaced(SHOWN, len(indices))):
+    counts = []
+    for index in (indices[number] for number in evenly_spaced(min(SHOWN, len(indices)), len(indices))):
         try:
             picture, _ = source.read(index)
         except UserError:
             continue
-        labels = segmenter.predict(picture).labels
+        prediction = segmenter.predict(picture, layers=False)
+        labels = prediction.labels
         name = str(PurePosixPath(source.scene_name(index)).with_suffix("")).replace("/", "_")
         save_label_png(labels, folder.path / "examples" / f"{name}_masks.png")
         save_picture(overlay(picture, labels), folder.path / "examples" / f"{name}.png")
-        written += 1
-    return written
+        counts.append(len(prediction.objects))
+    return counts

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import PurePosixPath
-from shlex import quote
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,23 +14,23 @@ from rich.table import Table
 
 from astseg.autofit.scene_survey import LOOKED_AT, SceneSurvey, scaled_size, scene_from, survey_scene
 from astseg.autofit.survey import SIDE
+from astseg.cli.ending import print_next, write_examples
+from astseg.cli.train import run_info
 from astseg.config import Config
-from astseg.data import SceneSource, open_source, select
-from astseg.data.formats.png import save_label_png, save_picture
+from astseg.data import SceneSource, fingerprint, open_source, select
 from astseg.data.open import evenly_spaced
-from astseg.data.resize import reduced
-from astseg.discovery.cutouts import first_regions
+from astseg.data.resize import Preprocess, reduced
+from astseg.discovery.cutouts import Material, first_regions
 from astseg.discovery.scene_file import load_scene, save_scene
 from astseg.discovery.scene_model import SceneModel, Sizes
 from astseg.errors import UserError
 from astseg.inference.scene_segmenter import SceneSegmenter
-from astseg.inference.writers.overlay import overlay
 from astseg.runs.atomic import writing_errors
 from astseg.runs.folder import RunFolder
-from astseg.runs.info import RunInfo
 from astseg.training.finder import learn_finder, seconds_a_step
 from astseg.training.logging import spelled_time
 from astseg.training.session import Session
+from astseg.types import SceneArrays
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,9 +65,6 @@ FEWEST_STEPS = 50
 TOLD = 250
 """Steps after which a line is printed."""
 
-SHOWN = 12
-"""Pictures whose masks are written."""
-
 
 @dataclass(frozen=True)
 class SceneLook:
@@ -104,7 +98,8 @@ def look_in_full(command: Fit, source: SceneSource, config: Config) -> SceneLook
         return None
     begin = time.monotonic()
     indices = select(source, command.split)
-    full = list(_read(source, [indices[k] for k in evenly_spaced(min(LOOKED_AT, len(indices)), len(indices))]))
+    some = [indices[k] for k in evenly_spaced(min(LOOKED_AT, len(indices)), len(indices))]
+    full = [one for _, one in _read(source, some)]
     if len(full) < 5 or (len({one.shape for one in full}) > 1 and not named):
         return None
     usual = max({one.shape for one in full}, key=[one.shape for one in full].count)
@@ -129,13 +124,15 @@ class ScenePlan:
     Attributes:
         config: Every setting.
         scene: What is known before anything is learned.
-        pictures: N of h x w x 3, at the working scale.
+        pictures: To learn from, at the working scale.
+        material: What stands out in them.
         seen: What was seen.
     """
 
     config: Config
     scene: SceneModel
-    pictures: list[NDArray[np.uint8]]
+    pictures: SceneArrays
+    material: Material
     seen: SceneSurvey
 
 
@@ -148,7 +145,7 @@ def _empty(command: Fit, shape: tuple[int, ...]) -> list[NDArray[np.uint8]]:
     if command.empty is None:
         return []
     source = open_source(command.empty)
-    empty = list(_read(source, evenly_spaced(min(LOOKED_AT, len(source)), len(source))))
+    empty = [one for _, one in _read(source, evenly_spaced(min(LOOKED_AT, len(source)), len(source)))]
     if not empty or any(one.shape != shape for one in empty):
         sizes = ", ".join(sorted({f"{one.shape[0]} x {one.shape[1]}" for one in empty})) or "none can be read"
         raise UserError(f"pictures in '{command.empty}' are not of {shape[0]} x {shape[1]} as the others are: {sizes}")
@@ -166,8 +163,8 @@ def plan_scene(command: Fit, source: SceneSource, look: SceneLook, console: Cons
     given = "scene.working_scale" in command.given
     seen = replace(look.seen, scale=command.settings.scene.working_scale) if given else look.seen
     pictures = _pictures(source, command, look.full[0].shape, seen.scale)
-    scene = scene_from(seen, pictures, command.settings.scene, look.full, look.empty)
-    material = first_regions(scene, pictures)
+    scene = scene_from(seen, pictures.images[:], command.settings.scene, look.full, look.empty)
+    material = first_regions(scene, pictures.images[:])
     pace = seconds_a_step(scene, material)
     minutes = command.minutes or MINUTES
     left = minutes * 60 - (time.monotonic() - look.begin) * SHOWING
@@ -180,14 +177,14 @@ def plan_scene(command: Fit, source: SceneSource, look: SceneLook, console: Cons
         f" {seen.count:.1f} objects stand out in each"
     )
     assert seen.sizes is not None
-    size = f"{pictures[0].shape[0]} x {pictures[0].shape[1]}"
+    size = " x ".join(map(str, pictures.images.shape[1:3]))
     width = f"the median object is {seen.sizes.width:.0f} pixels wide, {seen.sizes.width * seen.scale:.0f} there"
     table = Table(box=None, show_header=False, padding=(0, 0, 0, 2))
     table.add_row("--scene.background", seen.kind, seen.reason)
     table.add_row("--scene.working-scale", f"{seen.scale:g} ({size})", width)
     table.add_row("--scene.steps", f"{steps}", f"{pace:.2f} s each, within {minutes:g} minutes")
     console.print(table)
-    return ScenePlan(replace(command.settings, scene=scene.config), scene, pictures, seen)
+    return ScenePlan(replace(command.settings, scene=scene.config), scene, pictures, material, seen)
 
 
 def fit_scene(command: Fit, source: SceneSource, look: SceneLook | None, held: Session, console: Console) -> int:
@@ -209,107 +206,75 @@ def fit_scene(command: Fit, source: SceneSource, look: SceneLook | None, held: S
         )
     begin = time.monotonic() if look is None else look.begin
     if look is None:
-        scene, pictures = _begun(command, source, held.run)
-        if scene.finder is not None:
+        scene, material = _begun(command, source, held.run)
+        if material is None:
             console.print(f"{command.out} is trained already")
             return 0
         console.print(f"{command.out} goes on as it was planned ({held.run.path / 'fit.json'})")
     else:
         plan = plan_scene(command, source, look, console)
-        scene, pictures = plan.scene, plan.pictures
-        images = len(select(source, command.split))
-        info = RunInfo(
-            preset=command.preset,
-            seed=command.seed,
-            data=str(command.data),
-            split=command.split,
-            resize="squeeze",
-            stride=command.stride,
-            frames=command.frames,
-            images=images,
-            fingerprint=fingerprint(pictures),
-        )
+        scene, material = plan.scene, plan.material
+        info = run_info(command, plan.pictures, Preprocess(plan.scene.background.size, "squeeze"))
         save_scene(held.run.path, scene)
         held.begin(plan.config, info, {"fit.json": {"minutes": command.minutes, "scene": asdict(plan.seen)}})
     held.run.log_path.unlink(missing_ok=True)
-    _examples(SceneSegmenter(scene), held.run, source, select(source, command.split))
+    write_examples(SceneSegmenter(scene), held.run, source, command)
     spent = spelled_time(time.monotonic() - begin)
     console.print(f"first masks, by the background alone, after {spent}: {held.run.path / 'examples'}")
 
-    def say(phase: str, step: int, loss: float) -> None:
-        entry = {"phase": phase, "step": step, "loss": loss, "seconds": time.monotonic() - begin}
+    def say(step: int, loss: float) -> None:
+        entry = {"phase": "finder", "step": step, "loss": loss, "seconds": time.monotonic() - begin}
         with writing_errors(held.run.log_path), held.run.log_path.open("a") as log:
             log.write(json.dumps(entry) + "\n")
         if step % TOLD == 0 or step == scene.config.steps:
             console.print(f"finder {step:>6} of {scene.config.steps}  loss {loss:.4f}")
 
-    learned = learn_finder(scene, pictures, seed=command.seed, say=say)
+    learned = learn_finder(scene, material, seed=command.seed, say=say)
     save_scene(held.run.path, learned)
     _show(learned, command, source, held.run, console)
     console.print(f"time                 {spelled_time(time.monotonic() - begin)} since the command began")
     return 0
 
 
-def _begun(command: Fit, source: SceneSource, run: RunFolder) -> tuple[SceneModel, list[NDArray[np.uint8]]]:
-    """The scene of a run that has begun, and its pictures."""
+def _begun(command: Fit, source: SceneSource, run: RunFolder) -> tuple[SceneModel, Material | None]:
+    """The scene of a run that has begun, and what its finder is to learn from; None: it has learned."""
     config, info = run.load_config()
     scene = load_scene(run.path, config.scene)
     if scene.finder is not None:
-        return scene, []
+        return scene, None
     pictures = _pictures(source, command, (*scene.picture_size, 3), config.scene.working_scale)
     if fingerprint(pictures) != info.fingerprint or command.seed != info.seed:
         raise UserError(f"'{command.out}' holds a run of other pictures or another seed: choose another folder")
-    return scene, pictures
+    return scene, first_regions(scene, pictures.images[:])
 
 
-def _pictures(source: SceneSource, command: Fit, shape: tuple[int, ...], scale: float) -> list[NDArray[np.uint8]]:
+def _pictures(source: SceneSource, command: Fit, shape: tuple[int, ...], scale: float) -> SceneArrays:
     """Pictures to learn from, at the working scale."""
     indices = select(source, command.split)
     size = scaled_size((shape[0], shape[1]), scale)
     count = min(len(indices), MOST, max(FEWEST, int(MEMORY / (PIXEL_BYTES * size[0] * size[1]))))
-    chosen = [indices[k] for k in evenly_spaced(count, len(indices))]
-    return [reduced(one, size) for one in _read(source, chosen) if one.shape == shape]
-
-
-def fingerprint(pictures: Sequence[NDArray[np.uint8]]) -> str:
-    """Hash of some pictures."""
-    digest = hashlib.sha256()
-    for one in pictures:
-        digest.update(np.ascontiguousarray(one).data)
-    return digest.hexdigest()[:16]
+    pictures = np.empty((count, *size, 3), np.uint8)
+    names: list[str] = []
+    for name, one in _read(source, [indices[k] for k in evenly_spaced(count, len(indices))]):
+        if one.shape == shape:
+            pictures[len(names)] = reduced(one, size)
+            names.append(name)
+    return SceneArrays(pictures[: len(names)], None, names, f"{command.data} ({source.name})")
 
 
 def _show(scene: SceneModel, command: Fit, source: SceneSource, run: RunFolder, console: Console) -> None:
     """Masks of some pictures, how many objects there are, and what comes next."""
-    counts = _examples(SceneSegmenter(scene), run, source, select(source, command.split))
+    counts = write_examples(SceneSegmenter(scene), run, source, command)
     low, middle, high = (int(value) for value in np.percentile(counts, (5, 50, 95)))
     console.print(f"\nobjects              {low} to {high} a picture, mostly {middle}")
     console.print(f"masks of {len(counts)} pictures  {run.path / 'examples'}")
-    console.print(
-        f"next                 astseg segment {quote(str(command.out))} {quote(str(command.data))} --out masks"
-    )
+    print_next(command, console)
 
 
-def _read(source: SceneSource, indices: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
-    """Pictures that can be read, at their own resolution."""
+def _read(source: SceneSource, indices: Sequence[int]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Names of pictures that can be read, and they, at their own resolution."""
     for index in indices:
         try:
-            yield source.read(index)[0]
+            yield source.scene_name(index), source.read(index)[0]
         except UserError:
             continue
-
-
-def _examples(segmenter: SceneSegmenter, run: RunFolder, source: SceneSource, indices: Sequence[int]) -> list[int]:
-    """Masks and overlays of some pictures; the number of objects in each."""
-    counts = []
-    for index in (indices[k] for k in evenly_spaced(min(SHOWN, len(indices)), len(indices))):
-        try:
-            picture = source.read(index)[0]
-        except UserError:
-            continue
-        prediction = segmenter.predict(picture, layers=False)
-        name = str(PurePosixPath(source.scene_name(index)).with_suffix("")).replace("/", "_")
-        save_label_png(prediction.labels, run.path / "examples" / f"{name}_masks.png")
-        save_picture(overlay(picture, prediction.labels), run.path / "examples" / f"{name}.png")
-        counts.append(len(prediction.objects))
-    return counts

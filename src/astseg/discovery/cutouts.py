@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from astseg.discovery.cast_shadows import ShadowPlace, shadow_place, shadow_ratio
 from astseg.discovery.regions import Region, find_regions, region_map, strong_regions
+from astseg.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 
     from astseg.discovery.scene_model import SceneModel
 
-__all__ = ["CutOut", "Frame", "Material", "finds_of", "first_regions"]
+__all__ = ["FEWEST_CUTOUTS", "CutOut", "Frame", "Material", "finds_of", "first_regions"]
 
 RIM = 2
 """Pixels within which the outline of a region may be too wide."""
 
-MOST = 2000
-"""Cut-outs that are kept."""
+FEWEST_CUTOUTS, MOST = 10, 2000
+"""Cut-outs below which there is nothing to learn from, and how many are kept."""
 
 SURE = 0.7
 """Score from which on a find is cut out."""
@@ -112,22 +113,31 @@ def first_regions(scene: SceneModel, pictures: Sequence[NDArray[np.uint8]]) -> M
     Args:
         scene: Background, sizes and settings.
         pictures: N of h x w x 3, at the working scale.
+
+    Raises:
+        UserError: Too few objects stand out.
     """
     config, smallest = scene.config, scene.sizes.smallest
     candidates, lights, found = [], [], []
     for picture in pictures:
-        background = scene.background.of(picture)
+        light = scene.background.light_of(picture)
+        background = scene.background.drawn(light, picture.shape[:2])
         regions = find_regions(picture, background, scene.background, config, smallest=0.5 * smallest)
         labels = region_map(regions, background.shape[:2])
         for name, region in enumerate(regions, start=1):
             if region.whole and region.area >= smallest and region.strength > config.strength:
                 candidates.append(_candidate(picture, background, region, labels, name))
-        lights.append(scene.background.light_of(picture))
+        lights.append(light)
         found.append(regions)
     sure = {id(one) for one in strong_regions([one.region for one in candidates], config)}
     candidates = [one for one in candidates if id(one.region) in sure]
     clutter = _clutter([one.region for one in candidates], [one for regions in found for one in regions])
     candidates = [one for one in candidates if id(one.region) not in clutter]
+    if len(candidates) < FEWEST_CUTOUTS:
+        raise UserError(
+            f"{len(candidates)} objects stand out from the background in {len(pictures)} pictures, expected"
+            f" {FEWEST_CUTOUTS} at least: give more pictures, or pictures with more objects"
+        )
     place = shadow_place([one.region.mask for one in candidates], [one.shadow for one in candidates])
     frames = []
     for picture, light, regions in zip(pictures, lights, found, strict=True):
@@ -200,7 +210,7 @@ def finds_of(scene: SceneModel, frames: Sequence[Frame]) -> Material:
     kept, cutouts = [], []
     for frame in frames:
         size = frame.taken.shape
-        background = scene.background.drawn(frame.light, size, (slice(0, size[0]), slice(0, size[1])))
+        background = scene.background.drawn(frame.light, size)
         found = scene.find(frame.picture, background)
         labels = found.labels
         for number, window in enumerate(ndimage.find_objects(labels), start=1):

@@ -22,7 +22,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from scipy import ndimage
+from torch.nn import functional
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,6 +56,9 @@ WHOLE = slice(None), slice(None)
 SMOOTHED = 1.0
 """Standard deviation, in pixels, of the Gaussian that differences are smoothed by before noise is measured."""
 
+CELLS = 8
+"""Cells along a block of the coarse grid on which the field of a picture is estimated."""
+
 ROUNDS = 3
 """Times that the field of a picture is estimated, each without what differed from the last."""
 
@@ -66,10 +71,12 @@ class SceneBackground:
     """The background of pictures of one size.
 
     Attributes:
-        kind: ``fixed``, ``given`` or ``smooth``. template: H x W x 3 in [0, 1]; of a smooth background, 1 x 1 x 3, its
-        typical level. noise: H x W, or 1 x 1, the expected error: standard deviation of smoothed differences, mean over
-        RGB, in [0, 1]. block: Side in pixels of the blocks within which light, or the field, hardly varies. levels:
-        Middle and spread of the pictures' levels.
+        kind: ``fixed``, ``given`` or ``smooth``.
+        template: H x W x 3 in [0, 1]; of a smooth background, 1 x 1 x 3, its typical level.
+        noise: H x W, or 1 x 1, the expected error: standard deviation of smoothed differences, mean over RGB, in
+            [0, 1].
+        block: Side in pixels of the blocks within which light, or the field, hardly varies.
+        levels: Middle and spread of the pictures' levels.
     """
 
     kind: str
@@ -89,8 +96,7 @@ class SceneBackground:
 
     def of(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The background in the light of a picture, H x W x 3 in [0, 1]; picture: H x W x 3 of this size."""
-        height, width = picture.shape[:2]
-        return self.drawn(self.light_of(picture), (height, width), (slice(0, height), slice(0, width)))
+        return self.drawn(self.light_of(picture), picture.shape[:2])
 
     def light_of(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         """A coarse map of a picture's light, h x w x 3: gains of a fixed background, levels of a smooth one."""
@@ -98,14 +104,14 @@ class SceneBackground:
         return _field(values, self.block) if self.kind == "smooth" else _gains(values, self.template, self.block)
 
     def drawn(
-        self, light: NDArray[np.float32], size: tuple[int, int], window: tuple[slice, slice]
+        self, light: NDArray[np.float32], size: tuple[int, ...], window: tuple[slice, slice] = WHOLE
     ) -> NDArray[np.float32]:
         """The background of a window of a picture, h x w x 3 in [0, 1].
 
         Args:
             light: Of that picture (:meth:`light_of`).
             size: (H, W) of the picture.
-            window: Rows and columns.
+            window: Rows and columns; all of them where none are named.
         """
         values = _between(light, size, window, onward=self.kind != "smooth")
         return values if self.kind == "smooth" else self.template[window] * values
@@ -185,9 +191,6 @@ def smooth_background(pictures: Sequence[NDArray[np.uint8]], *, block: float) ->
 
 def resized(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """H x W x C to another size, bilinear, antialiased where smaller."""
-    import torch
-    from torch.nn import functional
-
     tensor = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]
     small = functional.interpolate(tensor, size=size, mode="bilinear", align_corners=False, antialias=True)
     return np.ascontiguousarray(small[0].numpy().transpose(1, 2, 0))
@@ -270,11 +273,10 @@ def _linear(length: int, blocks: int, part: slice, *, onward: bool) -> NDArray[n
 def _field(values: NDArray[np.float32], block: float) -> NDArray[np.float32]:
     """The slowly varying ground of a picture on a coarse grid, h x w x 3: a robust fit."""
     height, width = values.shape[:2]
-    step = max(1.0, block / 8)
+    step = max(1.0, block / CELLS)
     small = resized(values, (max(8, round(height / step)), max(8, round(width / step))))
-    sigma = 8 * 0.5
-    weight = np.ones((*small.shape[:2], 1), np.float32)
-    field: NDArray[np.float32] = ndimage.median_filter(small, size=(17, 17, 1), mode="nearest")
+    sigma = CELLS / 2
+    field: NDArray[np.float32] = ndimage.median_filter(small, size=(2 * CELLS + 1, 2 * CELLS + 1, 1), mode="nearest")
     for _ in range(ROUNDS):
         off = small - field
         deviation = np.maximum(_deviation(off, axis=(0, 1)), NOISE_FLOOR / 2)

@@ -54,6 +54,16 @@ class SceneSegmenter(Segmenter):
         """Mean and standard deviation of three channels."""
         return 6
 
+    def check_options(self, batch_size: int, resize: str | None) -> Preprocess:
+        """As of other segmenters, but pictures are always seen whole.
+
+        Raises:
+            UserError: A batch size below 1, or another ``resize``.
+        """
+        if resize not in (None, self.preprocess.resize):
+            raise UserError(f"resize is '{resize}', but this run sees pictures whole, at their own proportions")
+        return super().check_options(batch_size, resize)
+
     def predictions(
         self,
         images: Iterable[NDArray[np.uint8]],
@@ -73,10 +83,7 @@ class SceneSegmenter(Segmenter):
         Raises:
             UserError: A batch size below 1, another ``resize``, or a picture of another camera.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}, expected at least 1")
-        if resize not in (None, self.preprocess.resize):
-            raise UserError(f"resize is '{resize}', but this run sees pictures whole, at their own proportions")
+        self.check_options(batch_size, resize)
         for image in images:
             yield self._prediction(image, layers=layers)
 
@@ -85,8 +92,7 @@ class SceneSegmenter(Segmenter):
         working = self.scene.working_size(size)
         small = reduced(picture, working)
         light = self.scene.background.light_of(small)
-        whole = slice(0, working[0]), slice(0, working[1])
-        found = self.scene.find(small, self.scene.background.drawn(light, working, whole))
+        found = self.scene.find(small, self.scene.background.drawn(light, working))
         full = self.scene.at_full_size(light, size)
         labels = self._outlined(picture, found.labels, full)
         objects, labels = self._objects(picture, labels, found.scores, working[0] / size[0])

@@ -136,6 +136,16 @@ class Segmenter:
         predictions = list(self.predictions(images, batch_size=batch_size, resize=resize, layers=layers))
         return predictions[0] if single else predictions
 
+    def check_options(self, batch_size: int, resize: str | None) -> Preprocess:
+        """How images are brought to the model's size, for the options of :meth:`predict`.
+
+        Raises:
+            UserError: A batch size below 1, or an unknown mode of resizing.
+        """
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}, expected at least 1")
+        return self.preprocess.instead(resize)
+
     def predictions(
         self,
         images: Iterable[NDArray[np.uint8]],
@@ -155,9 +165,7 @@ class Segmenter:
         Raises:
             UserError: As :meth:`predict`.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}, expected at least 1")
-        preprocess = self.preprocess.instead(resize)
+        preprocess = self.check_options(batch_size, resize)
         placed = ((preprocess.place((image.shape[0], image.shape[1])), image) for image in images)
         for batch in batches(placed, batch_size):
             size = self.pipeline.batch_size(len(batch))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,13 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from astseg.discovery.collage import Collage
-from astseg.discovery.cutouts import Material, finds_of, first_regions
+from astseg.discovery.cutouts import FEWEST_CUTOUTS, Material, finds_of
 from astseg.discovery.finder import Finder
-from astseg.errors import UserError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from astseg.discovery.scene_model import SceneModel
 
 __all__ = ["learn_finder", "seconds_a_step"]
@@ -35,37 +32,23 @@ WARMUP = 100
 WAY = 0.5
 """Weight of the way to the centre and of the size beside that of the logit."""
 
-FEWEST_CUTOUTS = 10
-"""Below which there is nothing to learn from."""
-
-Say = Callable[[str, int, float], object]
-"""Receives the phase, the step and the loss."""
+Say = Callable[[int, float], object]
+"""Receives the step and the loss."""
 
 
-def learn_finder(
-    scene: SceneModel, pictures: Sequence[NDArray[np.uint8]], *, seed: int, say: Say | None = None
-) -> SceneModel:
+def learn_finder(scene: SceneModel, material: Material, *, seed: int, say: Say | None = None) -> SceneModel:
     """Teach the finder of a scene.
 
     Args:
         scene: Background, sizes and settings.
-        pictures: N of h x w x 3, at the working scale.
+        material: What stands out in its pictures (:func:`astseg.discovery.cutouts.first_regions`).
         seed: Of weights and training pictures.
         say: Called now and then.
 
     Returns:
         The scene with its finder, in evaluation mode.
-
-    Raises:
-        UserError: Too few objects differ from the background.
     """
     config = scene.config
-    material = first_regions(scene, pictures)
-    if len(material.cutouts) < FEWEST_CUTOUTS:
-        raise UserError(
-            f"{len(material.cutouts)} objects stand out from the background in {len(pictures)} pictures, expected"
-            f" {FEWEST_CUTOUTS} at least: give more pictures, or pictures with more objects"
-        )
     areas = [one.area for one in material.cutouts]
     scene = replace(scene, sizes=replace(scene.sizes, mask=float(np.percentile(areas, 10))))
     torch.manual_seed(seed)
@@ -84,7 +67,7 @@ def learn_finder(
         finder.train()
         losses.append(_step(finder, optimizer, collage, config.batch, _rate(step, config.steps, config.learning_rate)))
         if say is not None and (step % 50 == 49 or step == config.steps - 1):
-            say("finder", step + 1, float(np.mean(losses[-50:])))
+            say(step + 1, float(np.mean(losses[-50:])))
     finder.eval()
     return scene
 

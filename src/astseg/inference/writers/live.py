@@ -17,7 +17,7 @@ from astseg.errors import UserError
 from astseg.inference.writers.folder import MARK, earlier_results, remove_results, result_names
 from astseg.inference.writers.job import Job, threads
 from astseg.inference.writers.read_ahead import Picture
-from astseg.inference.writers.run import SegmentSummary, about_run, check_apart, check_options, kinds_of, present
+from astseg.inference.writers.run import SegmentSummary, about_run, check_apart, kinds_of, present
 from astseg.inference.writers.tables import Tables
 from astseg.runs.atomic import write_json
 
@@ -58,7 +58,7 @@ def segment_live(
             has been written then.
     """
     out = Path(out).expanduser()
-    check_options(segmenter, batch_size, resize)
+    segmenter.check_options(batch_size, resize)
     video = source.video
     root = Path() if video is not None else Path(source.name)
     if video is None:

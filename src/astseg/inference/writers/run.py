@@ -46,7 +46,7 @@ from astseg.runs.atomic import write_json
 if TYPE_CHECKING:
     from astseg.inference.segmenter import Segmenter
 
-__all__ = ["SegmentSummary", "about_run", "check_apart", "check_options", "kinds_of", "present", "segment_folder"]
+__all__ = ["SegmentSummary", "about_run", "check_apart", "kinds_of", "present", "segment_folder"]
 
 _USUAL = ("overlays", "backgrounds", "cutouts")
 
@@ -106,7 +106,7 @@ def segment_folder(
     """
     given = [Path(one).expanduser() for one in ([inputs] if isinstance(inputs, str | Path) else inputs)]
     out = Path(out).expanduser()
-    check_options(segmenter, batch_size, resize)
+    segmenter.check_options(batch_size, resize)
     source, root = open_given(given, reading)
     video = source if isinstance(source, VideoSource) else None
     names = [source.scene_name(index) for index in range(len(source))]
@@ -152,13 +152,6 @@ def present(out: Path) -> tuple[str, ...]:
     """What of all that can be written lies in a folder: names of files, and of folders with a slash at the end."""
     folders = [f"{kind}/" for kind in ("masks", *KINDS, *VIDEO_KINDS) if (out / kind).is_dir()]
     return (*folders, *(table for table in TABLES if (out / table).is_file()))
-
-
-def check_options(segmenter: Segmenter, batch_size: int, resize: str | None) -> None:
-    """Raise UserError for a batch size below 1, or an unknown mode of resizing."""
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}, expected at least 1")
-    segmenter.preprocess.instead(resize)
 
 
 def _none_readable(given: Sequence[Path], total: int, skipped: Sequence[str]) -> UserError:
